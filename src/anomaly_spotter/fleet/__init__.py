@@ -1,0 +1,1 @@
+"""Many categories, many pictures, many machines; calls only the public API."""
