@@ -63,6 +63,8 @@ class Inspection:
             normal part), same shape as ``picture``; ``None`` if the model has none.
         source: The file it came from, ``None`` for an array.
         notes: Remarks for the user, for example "alpha channel composited on black".
+        display_range: Pixel scores that heat maps draw as black and as white. Fixed at calibration so that two
+            pictures compare; the picture's own extremes where the settings ask for them.
     """
 
     verdict: Verdict
@@ -76,3 +78,4 @@ class Inspection:
     normal: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
     source: Path | None = None
     notes: tuple[str, ...] = ()
+    display_range: tuple[float, float] = (0.0, 2.0)

@@ -1,0 +1,136 @@
+"""The one-file model, ``*.spot``: a zip of ``manifest.json`` and ``model.safetensors``.
+
+Loading runs no code: JSON and safetensors only, no pickle, nothing is unpacked to disk. The manifest names the
+format version and the SHA-256 of the weights; a file that is truncated, foreign, newer or edited is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from anomaly_spotter.errors import BundleError
+from anomaly_spotter.files import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMAT = "anomaly-spotter"
+FORMAT_VERSION = 1
+SUFFIX = ".spot"
+_MANIFEST, _WEIGHTS = "manifest.json", "model.safetensors"
+_LARGEST_MANIFEST = 64 * 2**20
+_LARGEST_WEIGHTS = 8 * 2**30
+_SECTIONS = ("config", "preprocessing", "calibration", "provenance")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The contents of a model file.
+
+    Attributes:
+        config: The whole configuration, as plain values.
+        preprocessing: The fitted geometry.
+        calibration: The fitted constants.
+        provenance: What was trained on what, when and with which versions.
+        arrays: The model's learned arrays by name.
+    """
+
+    config: dict[str, Any]
+    preprocessing: dict[str, Any]
+    calibration: dict[str, Any]
+    provenance: dict[str, Any]
+    arrays: Mapping[str, NDArray[np.generic]]
+
+
+def write_bundle(path: Path, bundle: Bundle) -> Path:
+    """Write a bundle, whole or not at all.
+
+    Raises:
+        SpotterError: The file cannot be written.
+    """
+    weights = save_arrays(dict(bundle.arrays))
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        **{section: getattr(bundle, section) for section in _SECTIONS},
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(_MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False))
+        archive.writestr(_WEIGHTS, weights, compress_type=zipfile.ZIP_STORED)
+    return write_atomic(path, buffer.getvalue())
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read and verify a bundle.
+
+    Raises:
+        BundleError: Missing, truncated, foreign, of another format version, or edited.
+    """
+    manifest = read_manifest(path)
+    weights = _read_member(path, _WEIGHTS, _LARGEST_WEIGHTS)
+    if hashlib.sha256(weights).hexdigest() != manifest.get("weights_sha256"):
+        raise BundleError(
+            f"{path}: the weights were changed after training (hash mismatch); use the original file"
+        )
+    try:
+        arrays = load_arrays(weights)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise BundleError(f"{path}: the weights cannot be read ({error}); use the original file") from None
+    return Bundle(**{section: manifest[section] for section in _SECTIONS}, arrays=arrays)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Everything but the weights; costs no PyTorch and reads only a few kilobytes.
+
+    Raises:
+        BundleError: Missing, truncated, foreign or of another format version.
+    """
+    try:
+        manifest = json.loads(_read_member(path, _MANIFEST, _LARGEST_MANIFEST))
+    except ValueError:
+        raise BundleError(f"{path}: the manifest is damaged; copy the bundle again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleError(f"{path} is not an Anomaly Spotter bundle; expected a file written by 'train'")
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{path} has bundle format {version}, this version reads {FORMAT_VERSION}; "
+            "update anomaly-spotter or train again"
+        )
+    missing = [section for section in _SECTIONS if not isinstance(manifest.get(section), dict)]
+    if missing:
+        raise BundleError(f"{path}: the manifest lacks {', '.join(missing)}; use the original file")
+    return manifest
+
+
+def _read_member(path: Path, name: str, largest: int) -> bytes:
+    if path.is_dir():
+        raise BundleError(f"{path} is a folder; give the {SUFFIX} file inside it")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            info = archive.getinfo(name)
+            if info.file_size > largest:
+                raise BundleError(f"{path}: {name} claims {info.file_size} bytes; this is not a sane bundle")
+            return archive.read(info)
+    except FileNotFoundError:
+        raise BundleError(f"{path} does not exist; give the path that 'train' printed last") from None
+    except KeyError:
+        raise BundleError(f"{path} is not an Anomaly Spotter bundle (no {name} inside)") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise BundleError(f"{path} is truncated or not a bundle ({error}); copy or train it again") from None

@@ -1,0 +1,49 @@
+"""Whole-or-nothing file writing, used by every stage that leaves something on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from anomaly_spotter.errors import SpotterError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write_atomic(path: Path, data: bytes) -> Path:
+    """Write ``data`` beside ``path``, flush it to the disk and rename it over; missing folders are made.
+
+    A full disk, a crash or a pulled plug leaves the old file or the new one, never half of one.
+
+    Raises:
+        SpotterError: The folder or file cannot be written (no permission, disk full, name too long).
+    """
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        reason = error.strerror or type(error).__name__
+        raise SpotterError(
+            f"cannot write {path}: {reason}; free some space or choose another folder"
+        ) from None
+    return path
+
+
+def write_json(path: Path, values: Any) -> Path:
+    """Write JSON-able ``values``, indented, whole or not at all.
+
+    Raises:
+        SpotterError: As :func:`write_atomic`.
+    """
+    return write_atomic(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())

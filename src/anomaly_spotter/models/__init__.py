@@ -1,0 +1,31 @@
+"""Stage 2, picture to anomaly map. The registry names each model once; its module is imported on first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from anomaly_spotter.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from anomaly_spotter.models.base import AnomalyModel
+
+REGISTRY = {"unet": ("anomaly_spotter.models.unet", "UNetModel")}
+
+
+def model_class(name: str) -> type[AnomalyModel]:
+    """The class behind a registry name.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+    """
+    module, attribute = REGISTRY[name]
+    try:
+        found: type[AnomalyModel] = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingExtraError(
+            f"the model '{name}' needs PyTorch: pip install 'anomaly-spotter[train]'"
+        ) from None
+    return found

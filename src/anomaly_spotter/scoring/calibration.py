@@ -1,0 +1,103 @@
+"""Held-out good pictures' anomaly maps -> the constants that give a score its meaning.
+
+After calibration 0 is the typical pixel of a good part and 1 the decision limit that keeps the promised false reject
+rate. Both constants are fixed here and never depend on the picture that is inspected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from anomaly_spotter.scoring import conformal
+from anomaly_spotter.scoring.maps import image_score
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from anomaly_spotter.config import CalibrationConfig, ScoringConfig
+
+_PIXELS_PER_PICTURE = 65_536  # bounds the memory of the pixel quantiles
+_SMALLEST_SCALE = 1e-9  # a model without any error on good parts still gets a finite scale
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was learned from the held-out good pictures.
+
+    Attributes:
+        scores: Their image scores on the calibrated scale, ascending.
+        centre: Raw anomaly value that becomes 0 (median pixel of good parts).
+        scale: Raw distance from ``centre`` that becomes 1.
+        threshold: Decision limit on the calibrated scale; 1.0 as calibrated.
+        pixel_threshold: Pixel score from which on a pixel belongs to a defect.
+        promise: The guarantee behind ``threshold``.
+    """
+
+    scores: tuple[float, ...]
+    centre: float
+    scale: float
+    threshold: float
+    pixel_threshold: float
+    promise: conformal.Promise
+
+    @classmethod
+    def fit(
+        cls, raw_maps: Iterable[NDArray[np.float32]], scoring: ScoringConfig, calibration: CalibrationConfig
+    ) -> Self:
+        """Calibrate on raw, smoothed maps ``float32 [h, w]`` of good pictures; read once, streamed.
+
+        Raises:
+            ValueError: No map at all.
+        """
+        raw_scores: list[float] = []
+        pixels: list[NDArray[np.float32]] = []
+        for raw_map in raw_maps:
+            raw_scores.append(image_score(raw_map, scoring))
+            pixels.append(raw_map.ravel()[:: -(-raw_map.size // _PIXELS_PER_PICTURE)].copy())
+        raw = np.sort(np.asarray(raw_scores, dtype=np.float64))
+        promise = conformal.promise(len(raw), calibration.false_reject_rate, calibration.confidence)
+        good_pixels = np.concatenate(pixels)
+        centre = float(np.median(good_pixels))
+        scale = max(conformal.limit(raw, promise) - centre, _SMALLEST_SCALE)
+        quantile = float(np.quantile(good_pixels, 1 - scoring.pixel_false_positive_rate))
+        return cls(
+            scores=tuple(((raw - centre) / scale).tolist()),
+            centre=centre,
+            scale=scale,
+            threshold=(conformal.limit(raw, promise) - centre) / scale,
+            pixel_threshold=(quantile - centre) / scale,
+            promise=promise,
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of :meth:`to_dict`."""
+        return cls(
+            **{**values, "scores": tuple(values["scores"]), "promise": conformal.Promise(**values["promise"])}
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All constants as JSON-able values."""
+        return asdict(self)
+
+    def normalise(self, raw_map: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Raw map -> pixel scores on the calibrated scale, unclamped."""
+        return ((raw_map - np.float32(self.centre)) / np.float32(self.scale)).astype(np.float32)
+
+    def score(self, raw_map: NDArray[np.float32], config: ScoringConfig) -> float:
+        """Raw map -> image score on the calibrated scale, in double precision so that ties stay ties."""
+        return (image_score(raw_map, config) - self.centre) / self.scale
+
+    def p_value(self, score: float) -> float:
+        """How often a good part scores at least this high, in (0, 1]."""
+        return conformal.p_value(score, self._sorted_scores)
+
+    @cached_property
+    def _sorted_scores(self) -> NDArray[np.float64]:
+        return np.asarray(self.scores, dtype=np.float64)

@@ -1,0 +1,145 @@
+"""Raw anomaly map of one picture -> verdict, mask and regions.
+
+The image score decides first; a mask is drawn only where the verdict is DEFECT, so a good part never shows one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from skimage.filters import threshold_otsu
+from skimage.measure import label, regionprops
+
+from anomaly_spotter.scoring.inspection import Inspection, Region, Verdict
+from anomaly_spotter.scoring.maps import min_max, smooth
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from anomaly_spotter.config import ScoringConfig
+    from anomaly_spotter.inputs.decode import Picture
+    from anomaly_spotter.inputs.preprocess import Preprocessor
+    from anomaly_spotter.scoring.calibration import Calibration
+
+DISPLAY_RANGE = (0.0, 2.0)  # typical good pixel .. twice the decision limit
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Applies fixed scoring settings and calibration constants to maps."""
+
+    config: ScoringConfig
+    calibration: Calibration
+    preprocessor: Preprocessor
+
+    def judge(
+        self,
+        picture: Picture,
+        canvas_map: NDArray[np.float32],
+        normal: NDArray[np.uint8] | None = None,
+        threshold: float | None = None,
+    ) -> Inspection:
+        """Decide about one picture.
+
+        Args:
+            picture: The decoded picture.
+            canvas_map: Raw map of the model, ``float32 [h, w]`` on the canvas.
+            normal: The model's normal look on the canvas, ``uint8 [h, w, C]``.
+            threshold: Decision limit instead of the calibrated one.
+        """
+        raw = placed_map(canvas_map, picture.pixels.shape, self.preprocessor, self.config)
+        score = self.calibration.score(raw, self.config)
+        limit = self.calibration.threshold if threshold is None else threshold
+        verdict = Verdict.DEFECT if score > limit else Verdict.OK
+        pixel_scores = self.preprocessor.map_to_picture(self.calibration.normalise(raw), picture.pixels.shape)
+        mask = np.zeros(pixel_scores.shape, dtype=bool)
+        regions: tuple[Region, ...] = ()
+        if verdict is Verdict.DEFECT:
+            mask, regions = draw_regions(pixel_scores, self._mask(pixel_scores), self.config.min_area)
+        low, high = float(pixel_scores.min()), float(pixel_scores.max())
+        return Inspection(
+            verdict=verdict,
+            score=score,
+            threshold=limit,
+            p_value=self.calibration.p_value(score),
+            anomaly_map=pixel_scores,
+            mask=mask,
+            regions=regions,
+            picture=picture.pixels,
+            normal=None if normal is None else self.preprocessor.canvas_to_picture(normal, picture.pixels),
+            notes=picture.notes,
+            display_range=(low, high) if self.config.display == "minmax" else DISPLAY_RANGE,
+        )
+
+    def _mask(self, pixel_scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+        if self.config.mask == "otsu":
+            return otsu_mask(pixel_scores)
+        # A part that was called DEFECT is never left without a mark: its strongest pixel always counts.
+        limit = min(self.calibration.pixel_threshold, float(pixel_scores.max()))
+        return np.asarray(pixel_scores >= limit)
+
+
+def placed_map(
+    canvas_map: NDArray[np.float32],
+    picture_shape: Sequence[int],
+    preprocessor: Preprocessor,
+    config: ScoringConfig,
+) -> NDArray[np.float32]:
+    """Smooth a raw canvas map and cut the part of a picture ``[H, W, ...]`` out, so that padding never scores."""
+    return preprocessor.placement(picture_shape).crop(smooth(canvas_map, config.smoothing_sigma))
+
+
+def otsu_mask(anomaly_map: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The original recipe's mask: Otsu's threshold (1979) on the min-max normalised map.
+
+    A constant map gives an empty mask. Any other map gives a non-empty one, defect or not.
+    """
+    stretched = min_max(anomaly_map)
+    if not stretched.any():
+        return np.zeros(anomaly_map.shape, dtype=bool)
+    return np.asarray(stretched > threshold_otsu(stretched))
+
+
+def draw_regions(
+    pixel_scores: NDArray[np.float32], mask: NDArray[np.bool_], min_area: int
+) -> tuple[NDArray[np.bool_], tuple[Region, ...]]:
+    """Split a mask into 8-connected regions, strongest first, and drop those below ``min_area`` pixels.
+
+    The region with the strongest pixel is kept whatever its size: it is why the part was rejected.
+
+    Returns:
+        The mask of the kept regions, ``bool [H, W]``, and the regions.
+    """
+    labels = label(mask, connectivity=2)
+    found = sorted(
+        regionprops(labels, intensity_image=pixel_scores), key=lambda region: -float(region.intensity_max)
+    )
+    kept = [region for rank, region in enumerate(found) if rank == 0 or region.area >= min_area]
+    if len(kept) < len(found):
+        mask = np.isin(labels, [region.label for region in kept])
+    return mask, tuple(_region(region) for region in kept)
+
+
+def _region(found: Any) -> Region:
+    top, left, bottom, right = found.bbox
+    inside = found.image
+    scores = np.where(inside, found.image_intensity, -np.inf)
+    row, column = np.unravel_index(int(scores.argmax()), scores.shape)
+    contours, _ = cv2.findContours(
+        inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(left, top)
+    )
+    y, x = found.centroid
+    return Region(
+        area=int(inside.sum()),
+        box=(left, top, right - left, bottom - top),
+        centroid=(float(x), float(y)),
+        peak=float(scores[row, column]),
+        peak_position=(left + int(column), top + int(row)),
+        mean_score=float(scores[inside].mean(dtype=np.float64)),
+        contour=np.asarray(max(contours, key=len), dtype=np.int32).reshape(-1, 2),
+    )

@@ -1,0 +1,248 @@
+"""The public API: ``Spotter.fit`` learns good parts, ``inspect`` decides, ``evaluate`` measures, ``save``/``load`` ship."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, overload
+
+import numpy as np
+
+from anomaly_spotter.bundle import Bundle, read_bundle, write_bundle
+from anomaly_spotter.config import SpotterConfig
+from anomaly_spotter.errors import BundleError, PictureError, SpotterError
+from anomaly_spotter.inputs.decode import Picture
+from anomaly_spotter.inputs.layouts import Dataset, load_dataset
+from anomaly_spotter.inputs.preprocess import Preprocessor
+from anomaly_spotter.inputs.store import read_ahead
+from anomaly_spotter.models import model_class
+from anomaly_spotter.scoring.calibration import Calibration
+from anomaly_spotter.scoring.decision import Judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from anomaly_spotter.evaluation import Evaluation
+    from anomaly_spotter.models.base import AnomalyModel
+    from anomaly_spotter.scoring.inspection import Inspection
+
+_BATCH = 8  # pictures per forward pass; more gains nothing on a CPU and costs memory
+
+
+class Spotter:
+    """A fitted detector.
+
+    Attributes:
+        config: The settings it was fitted with.
+        preprocessor: Picture to canvas geometry.
+        model: Canvas to raw anomaly map.
+        calibration: What scores mean, and what is promised.
+        provenance: What was trained on what, when, with which versions.
+
+    Example:
+        >>> from anomaly_spotter import Spotter
+        >>> spotter = Spotter.fit("data/screw/train/good")       # doctest: +SKIP
+        >>> spotter.inspect("new_part.png").verdict              # doctest: +SKIP
+        <Verdict.OK: 'OK'>
+    """
+
+    def __init__(
+        self,
+        config: SpotterConfig,
+        preprocessor: Preprocessor,
+        model: AnomalyModel,
+        calibration: Calibration,
+        provenance: dict[str, Any],
+    ) -> None:
+        self.config = config
+        self.preprocessor = preprocessor
+        self.model = model
+        self.calibration = calibration
+        self.provenance = provenance
+
+    @classmethod
+    def fit(
+        cls,
+        data: str | Path | Dataset,
+        category: str | None = None,
+        *,
+        config: SpotterConfig | None = None,
+        run_dir: Path | None = None,
+        resume: bool = False,
+        skip_bad: bool = False,
+        show_progress: bool = False,
+        decode_progress: Callable[[int, int], None] | None = None,
+    ) -> Self:
+        """Learn what good parts look like, and calibrate the decision on held-out good pictures.
+
+        Args:
+            data: A folder of good pictures, a data set root, a CSV manifest, or a loaded data set. Only good
+                training pictures are used.
+            category: Category below a data set root.
+            config: Settings; by default the preset ``default`` (see :meth:`SpotterConfig.load`).
+            run_dir: Folder for checkpoints; a temporary one by default, which cannot be resumed.
+            resume: Continue the run in ``run_dir`` after an interruption, to the same result.
+            skip_bad: Leave unusable pictures out (listed in ``provenance["skipped"]``) instead of raising.
+            show_progress: Draw a progress bar with the time remaining on the terminal.
+            decode_progress: Called with (done, total) while pictures are read.
+
+        Raises:
+            DatasetError: Missing folder, unusable or too few pictures.
+            ConfigError: ``resume`` with other settings or pictures.
+            MissingExtraError: PyTorch or Lightning is not installed.
+        """
+        from anomaly_spotter.fitting import fit
+
+        config = SpotterConfig.load() if config is None else config
+        dataset = data if isinstance(data, Dataset) else load_dataset(data, category)
+        with tempfile.TemporaryDirectory(prefix="anomaly-spotter-") as scratch:
+            fitted = fit(
+                dataset,
+                config,
+                Path(scratch) / "run" if run_dir is None else run_dir,
+                resume=resume,
+                skip_bad=skip_bad,
+                show_progress=show_progress,
+                decode_progress=decode_progress,
+            )
+        return cls(config, fitted.preprocessor, fitted.model, fitted.calibration, fitted.provenance)
+
+    @overload
+    def inspect(self, picture: str | Path, *, threshold: float | None = None) -> Inspection: ...  # type: ignore[overload-overlap]
+    @overload
+    def inspect(self, picture: NDArray[Any], *, threshold: float | None = None) -> Inspection: ...
+    @overload
+    def inspect(
+        self, picture: Sequence[str | Path | NDArray[Any]], *, threshold: float | None = None
+    ) -> list[Inspection]: ...
+
+    def inspect(
+        self,
+        picture: str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]],
+        *,
+        threshold: float | None = None,
+    ) -> Inspection | list[Inspection]:
+        """Decide about one picture, or about each of a sequence.
+
+        Args:
+            picture: A file, an array ``uint8``/``uint16`` ``[H, W]``, ``[H, W, 3]`` (RGB) or ``[H, W, 4]``, or a
+                sequence of files and arrays of any sizes.
+            threshold: Decision limit instead of the calibrated one, on the scale of the scores.
+
+        Returns:
+            One :class:`Inspection`, or a list in the order given.
+
+        Raises:
+            PictureError: A picture cannot be read; use :meth:`inspect_stream` to go on past bad ones.
+        """
+        if isinstance(picture, str | Path | np.ndarray):
+            return self.inspect([picture], threshold=threshold)[0]
+        results = []
+        for _, found in self.inspect_stream(picture, threshold=threshold):
+            if isinstance(found, PictureError):
+                raise found
+            results.append(found)
+        return results
+
+    def inspect_stream(
+        self, pictures: Iterable[str | Path | NDArray[Any]], *, threshold: float | None = None
+    ) -> Iterator[tuple[str | Path | NDArray[Any], Inspection | PictureError]]:
+        """Inspect any number of pictures in order, decoding ahead of the model, in bounded memory.
+
+        Args:
+            pictures: Files and arrays, as for :meth:`inspect`; read as they are needed.
+            threshold: Decision limit instead of the calibrated one.
+
+        Yields:
+            The picture as given, with its inspection or the :class:`PictureError` that says why there is none.
+        """
+        judge = Judge(self.config.scoring, self.calibration, self.preprocessor)
+        decoded = read_ahead(pictures, self.preprocessor.white_level)
+        while batch := list(islice(decoded, _BATCH)):
+            readable = [picture for _, picture in batch if isinstance(picture, Picture)]
+            inspections = iter(self._inspect_batch(judge, readable, threshold))
+            for source, picture in batch:
+                if isinstance(picture, PictureError):
+                    yield source, picture
+                    continue
+                path = None if isinstance(source, np.ndarray) else Path(source)
+                yield source, dataclasses.replace(next(inspections), source=path)
+
+    def _inspect_batch(
+        self, judge: Judge, pictures: list[Picture], threshold: float | None
+    ) -> list[Inspection]:
+        if not pictures:
+            return []
+        canvases = np.stack([self.preprocessor.prepare(picture.pixels) for picture in pictures])
+        maps, normals = self.model.anomaly_maps(canvases)
+        looks = [None] * len(pictures) if normals is None else list(normals)
+        return [judge.judge(*row, threshold) for row in zip(pictures, maps, looks, strict=True)]
+
+    def evaluate(
+        self,
+        data: str | Path | Dataset,
+        category: str | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Evaluation:
+        """Measure this detector on the labelled test pictures of a data set, at the calibrated threshold.
+
+        Raises:
+            DatasetError: Missing folder, unknown category, or no usable test picture.
+        """
+        from anomaly_spotter.evaluation import evaluate
+
+        dataset = data if isinstance(data, Dataset) else load_dataset(data, category)
+        samples = dataset.test
+        found = self.inspect_stream([sample.path for sample in samples])
+        inspected = ((sample, result) for sample, (_, result) in zip(samples, found, strict=True))
+        return evaluate(dataset, inspected, self.calibration.threshold, self.describe(), progress)
+
+    def describe(self) -> dict[str, Any]:
+        """Provenance, configuration and promise as JSON-able values: what a result file says about its detector."""
+        return {
+            **self.provenance,
+            "config": self.config.to_dict(),
+            "promise": dataclasses.asdict(self.calibration.promise),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the detector as one ``.spot`` file, whole or not at all; returns its path.
+
+        Raises:
+            SpotterError: The file cannot be written.
+        """
+        return write_bundle(
+            Path(path),
+            Bundle(
+                config=self.config.to_dict(),
+                preprocessing=self.preprocessor.to_dict(),
+                calibration=self.calibration.to_dict(),
+                provenance=self.provenance,
+                arrays=self.model.state(),
+            ),
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a ``.spot`` file; runs no code from it.
+
+        Raises:
+            BundleError: Missing, truncated, foreign, of another format version, or edited.
+            MissingExtraError: PyTorch is not installed.
+        """
+        stored = read_bundle(Path(path))
+        try:
+            config = SpotterConfig.parse(stored.config)
+            preprocessor = Preprocessor.from_dict(stored.preprocessing)
+            calibration = Calibration.from_dict(stored.calibration)
+        except (SpotterError, TypeError, KeyError, ValueError) as error:
+            raise BundleError(
+                f"{path}: the manifest does not fit this version ({error}); train again"
+            ) from None
+        model = model_class(config.model.name).from_state(config.model, preprocessor.channels, stored.arrays)
+        return cls(config, preprocessor, model, calibration, stored.provenance)
