@@ -65,6 +65,8 @@ class ModelConfig(_Section):
     Attributes:
         name: A name of the model registry.
         widths: Channels at full, half, quarter and eighth resolution (3 down-sampling levels).
+        stem: 1 works on pixels; 2 folds 2 x 2 pixels into channels first (Shi et al. 2016), so that the same widths
+            cost a quarter.
         skips: Whether the skip connection at full, half and quarter resolution exists.
         batch_norm: Batch normalisation after every convolution of the encoder and decoder.
         error: ``squared`` or ``absolute`` reconstruction error, mean over channels.
@@ -72,6 +74,7 @@ class ModelConfig(_Section):
 
     name: Literal["unet"] = "unet"
     widths: tuple[int, int, int, int] = (32, 64, 128, 256)
+    stem: Literal[1, 2] = 1
     skips: tuple[bool, bool, bool] = (True, True, True)
     batch_norm: bool = False
     error: Literal["squared", "absolute"] = "squared"
@@ -160,8 +163,8 @@ class SpotterConfig(_Section):
 
     @model_validator(mode="after")
     def _three_levels_fit(self) -> Self:
-        if self.preprocessing.long_side % 8:
-            raise ValueError("preprocessing.long_side must be a multiple of 8 (three down-sampling levels)")
+        if self.preprocessing.long_side % 16:
+            raise ValueError("preprocessing.long_side must be a multiple of 16")
         return self
 
     @classmethod

@@ -25,3 +25,7 @@ class BundleError(SpotterError):
 
 class MissingExtraError(SpotterError):
     """An optional part of the package is not installed; the message names the extra that brings it."""
+
+
+class Interrupted(Exception):  # noqa: N818  a user's request, not an error
+    """Ctrl-C came before there was anything to keep."""

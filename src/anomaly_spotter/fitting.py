@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -83,7 +84,9 @@ def fit(
     """
     train_unet = _import_training()
     started = time.perf_counter()
-    digest = dataset.digest()
+    digest = dataclasses.replace(
+        dataset, samples=dataset.train
+    ).digest()  # what training depends on, nothing else
     _open_run(run_dir, {"config": config.to_dict(), "data_sha256": digest}, resume)
     spill = run_dir / "pictures.u8"
     store = load_store(

@@ -32,6 +32,7 @@ from rich.progress import (
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from anomaly_spotter.errors import Interrupted
 from anomaly_spotter.files import write_atomic
 from anomaly_spotter.inputs.augment import augment
 from anomaly_spotter.inputs.preprocess import to_network
@@ -64,10 +65,6 @@ class TrainingResult:
     history: list[dict[str, float]]
     interrupted: bool
     pictures_per_second: float
-
-
-class Interrupted(Exception):  # noqa: N818  a request, not an error
-    """Ctrl-C came before the first epoch had ended, so there is nothing to keep."""
 
 
 def train_unet(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from anomaly_spotter.config import PreprocessingConfig
 
-MULTIPLE = 8  # three down-sampling levels halve the canvas three times
+MULTIPLE = 16  # three down-sampling levels, and a stem that folds 2 x 2 pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Preprocessor:
     """The fitted geometry.
 
     Attributes:
-        height: Canvas height in pixels, a multiple of 8.
-        width: Canvas width in pixels, a multiple of 8.
+        height: Canvas height in pixels, a multiple of 16.
+        width: Canvas width in pixels, a multiple of 16.
         channels: 1 (grey) or 3 (RGB).
         aspect: ``keep`` or ``squash``.
         white_level: Value that counts as white in 16-bit pictures.

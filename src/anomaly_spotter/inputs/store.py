@@ -77,7 +77,8 @@ def load_store(
         except PictureError as error:
             bad[path] = str(error)
     usable = list(sizes)
-    _complain(bad, usable, skip_bad)
+    if not usable:
+        _complain(bad, usable, skip_bad)
     preprocessor = Preprocessor.fit(
         config,
         list(sizes.values()),

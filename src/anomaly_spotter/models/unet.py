@@ -26,33 +26,35 @@ if TYPE_CHECKING:
 
 
 class UNet(nn.Module):
-    """``float32 [B, C, H, W]`` in [-1, 1] -> same shape and range; H and W are multiples of 8."""
+    """``float32 [B, C, H, W]`` in [-1, 1] -> same shape and range; H and W are multiples of 8 times the stem."""
 
     def __init__(self, channels: int, config: ModelConfig) -> None:
         super().__init__()
         w0, w1, w2, w3 = config.widths
         s0, s1, s2 = config.skips
         norm = config.batch_norm
-        self.encode0 = _double_conv(channels, w0, norm)
+        folded = channels * config.stem**2
+        self.encode0 = _double_conv(folded, w0, norm)
         self.encode1 = _double_conv(w0, w1, norm)
         self.encode2 = _double_conv(w1, w2, norm)
         self.bottom = _double_conv(w2, w3, norm)
         self.decode2 = _double_conv(w3 + s2 * w2, w2, norm)
         self.decode1 = _double_conv(w2 + s1 * w1, w1, norm)
         self.decode0 = _double_conv(w1 + s0 * w0, w0, norm)
-        self.output = nn.Conv2d(w0, channels, kernel_size=1)
-        self.skips = config.skips
+        self.output = nn.Conv2d(w0, folded, kernel_size=1)
+        self.skips, self.stem = config.skips, config.stem
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Reconstruct a batch."""
-        x0 = self.encode0(pictures)  # [B, w0, H, W]
+        folded = functional.pixel_unshuffle(pictures, self.stem)  # stem 1: unchanged; 2: [B, 4C, H/2, W/2]
+        x0 = self.encode0(folded)  # [B, w0, H, W], H and W from here on those of the folded picture
         x1 = self.encode1(functional.max_pool2d(x0, 2))  # [B, w1, H/2, W/2]
         x2 = self.encode2(functional.max_pool2d(x1, 2))  # [B, w2, H/4, W/4]
         x = self.bottom(functional.max_pool2d(x2, 2))  # [B, w3, H/8, W/8]
         x = self.decode2(self._join(x, x2, level=2))  # [B, w2, H/4, W/4]
         x = self.decode1(self._join(x, x1, level=1))  # [B, w1, H/2, W/2]
         x = self.decode0(self._join(x, x0, level=0))  # [B, w0, H, W]
-        return torch.tanh(self.output(x))
+        return functional.pixel_shuffle(torch.tanh(self.output(x)), self.stem)
 
     def _join(self, below: Tensor, skip: Tensor, level: int) -> Tensor:
         up = functional.interpolate(below, scale_factor=2, mode="bilinear", align_corners=False)

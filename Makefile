@@ -1,0 +1,62 @@
+# Everything a newcomer needs: `make demo` shows it, `make test` proves it. Both set up .venv themselves.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SPOT   := $(BIN)/anomaly-spotter
+DEMO   := outputs/demo
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format types coverage benchmark system-deps clean distclean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## Create .venv and install (done by the other targets when needed)
+
+# torch first and alone: pinned in constraints.txt, it takes the CPU build and no CUDA packages.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## Sample data, training, calibration, evaluation, overlays and report in under 3 minutes
+	@mkdir -p $(DEMO)
+	$(SPOT) sample --out $(DEMO)/data --category hazelnut
+	$(SPOT) audit --data $(DEMO)/data --category hazelnut
+	$(SPOT) train --data $(DEMO)/data --category hazelnut --preset demo --out $(DEMO)
+	$(SPOT) evaluate --bundle $(DEMO)/models/hazelnut-unet.spot --data $(DEMO)/data --category hazelnut \
+		--json $(DEMO)/metrics/hazelnut-unet.json --report $(DEMO)/report
+	$(SPOT) overlay --bundle $(DEMO)/models/hazelnut-unet.spot --out $(DEMO)/visualizations \
+		$(DEMO)/data/hazelnut/test/*/000.png
+	@echo "four-panel pictures: $(DEMO)/visualizations"
+	@echo "report:              $(DEMO)/report/report.html"
+
+test: lint coverage  ## Lint, types, tests with coverage
+
+lint: $(STAMP)  ## Style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+coverage: $(STAMP)
+	$(BIN)/pytest --cov --cov-report=term
+
+benchmark: $(STAMP)  ## Training speed against plain fp32, and pixel metrics
+	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/pixel_metrics.py
+
+system-deps:  ## Debian packages that some tests need (as root)
+	@echo "none needed yet"
+
+clean:  ## Remove outputs and caches
+	rm -rf $(DEMO) build dist .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## Also remove .venv
+	rm -rf $(VENV)

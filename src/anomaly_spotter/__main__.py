@@ -1,0 +1,5 @@
+"""``python -m anomaly_spotter`` is the command line."""
+
+from anomaly_spotter.cli import main
+
+main()

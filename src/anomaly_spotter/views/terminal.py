@@ -1,0 +1,160 @@
+"""Results on a terminal: one line per picture, tables for audits, evaluations and bundles; and rows for JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from anomaly_spotter.evaluation import Evaluation
+    from anomaly_spotter.scoring.inspection import Inspection
+
+_IMAGE_ROWS = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "false_reject_rate": "false reject rate",
+    "f1_max": "F1_max (oracle threshold)",
+}
+_PIXEL_ROWS = {
+    "auroc": "pixel AUROC",
+    "aupro": "AUPRO (to 30 % FPR)",
+    "aupro_05": "AUPRO (to 5 % FPR)",
+    "f1": "pixel F1",
+    "f1_max": "pixel F1_max (oracle threshold)",
+}
+
+
+def inspection_row(found: Inspection) -> str:
+    """One aligned line: verdict, score, p-value, number of regions, file, remarks."""
+    regions = f"{len(found.regions)} region{'' if len(found.regions) == 1 else 's'}"
+    notes = f"  ({'; '.join(found.notes)})" if found.notes else ""
+    return (
+        f"{found.verdict.value:<10}  score {found.score:7.3f}  p {found.p_value:6.4f}  "
+        f"{regions:>11}  {found.source or 'array'}{notes}"
+    )
+
+
+def inspection_to_dict(found: Inspection) -> dict[str, Any]:
+    """The same as JSON-able values, regions included, without the arrays."""
+    return {
+        "path": None if found.source is None else str(found.source),
+        "verdict": found.verdict.value,
+        "score": found.score,
+        "threshold": found.threshold,
+        "p_value": found.p_value,
+        "regions": [
+            {
+                "area": region.area,
+                "box": list(region.box),
+                "centroid": list(region.centroid),
+                "peak": region.peak,
+                "peak_position": list(region.peak_position),
+                "mean_score": region.mean_score,
+            }
+            for region in found.regions
+        ],
+        "notes": list(found.notes),
+    }
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """Image, pixel and per-kind tables; oracle values and trivial baselines are marked as such."""
+    console = Console()
+    summary = found.summary
+    table = Table(title=f"{summary['data']['category']}: at the calibrated threshold", title_justify="left")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    for key, label in _IMAGE_ROWS.items():
+        table.add_row(label, number(summary["image"][key]))
+    for key, label in _PIXEL_ROWS.items():
+        table.add_row(label, number((summary["pixel"] or {}).get(key)))
+    table.add_section()
+    for name, value in summary["image"]["baselines"].items():
+        label = name.removesuffix("_auroc").replace("_", " ")
+        table.add_row(
+            Text(f"trivial baseline, {label}: AUROC", style="dim"), Text(number(value), style="dim")
+        )
+    table.add_section()
+    table.add_row("time per picture", f"{summary['timing']['ms_per_picture']:.1f} ms")
+    console.print(table)
+    if summary["per_kind"]:
+        console.print(_kind_table(summary["per_kind"]))
+
+
+def print_summary(results: Mapping[str, Mapping[str, Any]], reports: Mapping[str, Path]) -> None:
+    """One row per category with the honest numbers, the oracle F1 beside them, and the best trivial baseline."""
+    console = Console()
+    table = Table(title="all categories, at the calibrated thresholds", title_justify="left")
+    table.add_column("category")
+    columns = (
+        "AUROC",
+        "F1",
+        "recall",
+        "false rejects",
+        "F1_max",
+        "pixel AUROC",
+        "AUPRO",
+        "best trivial AUROC",
+    )
+    for column in columns:
+        table.add_column(column, justify="right")
+    for category, result in results.items():
+        image, pixel = result["image"], result["pixel"] or {}
+        trivial = max((value for value in image["baselines"].values() if value is not None), default=None)
+        table.add_row(
+            category,
+            *(number(image[key]) for key in ("auroc", "f1", "recall", "false_reject_rate", "f1_max")),
+            *(number(pixel.get(key)) for key in ("auroc", "aupro")),
+            number(trivial),
+        )
+    console.print(table)
+    for category, report in reports.items():
+        console.print(f"report {category}: {report}", soft_wrap=True, highlight=False, markup=False)
+
+
+def print_manifest(path: Path, manifest: Mapping[str, Any], promise: str) -> None:
+    """A bundle's story: what, when, on what, and what it promises."""
+    console = Console()
+    origin, geometry = manifest["provenance"], manifest["preprocessing"]
+    counts = origin.get("train_counts", {})
+    commit = f" ({origin['commit']})" if origin.get("commit") else ""
+    rows = {
+        "file": str(path),
+        "category": origin.get("category"),
+        "model": f"{origin.get('model')}, preset {origin.get('preset')}, seed {origin.get('seed')}",
+        "canvas": f"{geometry['width']} x {geometry['height']} px, {geometry['channels']} channel(s)",
+        "good pictures": ", ".join(f"{count} {part}" for part, count in counts.items()),
+        "data SHA-256": origin.get("data_sha256"),
+        "trained": f"{origin.get('created')}, {origin.get('epochs')} epochs in {origin.get('fit_seconds')} s",
+        "anomaly-spotter": f"{origin.get('version')}{commit}",
+        "versions": ", ".join(f"{name} {version}" for name, version in origin.get("versions", {}).items()),
+        "decision limit": f"score > {manifest['calibration']['threshold']:.4g}",
+        "promise": promise,
+    }
+    table = Table(show_header=False)
+    for label, value in rows.items():
+        table.add_row(label, Text(str(value), overflow="fold"))
+    console.print(table)
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or a dash where a measure is not defined."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _kind_table(per_kind: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(title="by kind of defect", title_justify="left")
+    for column in ("kind", "pictures", "AUROC", "recall"):
+        table.add_column(column, justify="left" if column == "kind" else "right")
+    for kind, row in per_kind.items():
+        table.add_row(Text(kind), str(row["count"]), number(row["auroc"]), number(row["recall"]))
+    return table

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from anomaly_spotter.config import PreprocessingConfig
+from anomaly_spotter.errors import DatasetError, PictureError
+from anomaly_spotter.inputs import store
+from tests.conftest import write_png
+
+CONFIG = PreprocessingConfig(long_side=64)
+
+
+def pictures(folder, count, colour=False):
+    rng = np.random.default_rng(0)
+    shape = (48, 64, 3) if colour else (48, 64)
+    return [
+        write_png(folder / f"{i:02}.png", rng.integers(0, 256, shape, dtype=np.uint8)) for i in range(count)
+    ]
+
+
+def test_pictures_come_prepared_in_order(tmp_path):
+    paths = pictures(tmp_path, 20)
+    seen = []
+    found = store.load_store(paths, CONFIG, tmp_path / "spill", progress=lambda *step: seen.append(step))
+    assert found.pictures.shape == (20, 48, 64, 1)
+    assert found.paths == tuple(paths)
+    for path, prepared in zip(paths, found.pictures, strict=True):
+        np.testing.assert_array_equal(prepared[..., 0], cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+    assert seen[-1] == (20, 20)
+    assert not (tmp_path / "spill").exists()
+
+
+def test_more_than_memory_goes_to_a_map_on_disk_with_equal_pixels(tmp_path, monkeypatch):
+    paths = pictures(tmp_path, 9)
+    in_memory = store.load_store(paths, CONFIG, tmp_path / "spill").pictures
+    monkeypatch.setattr(store, "MEMORY_LIMIT", 1000)
+    mapped = store.load_store(paths, CONFIG, tmp_path / "deep" / "spill").pictures
+    assert isinstance(mapped, np.memmap)
+    np.testing.assert_array_equal(mapped, in_memory)
+
+
+def test_all_bad_pictures_are_named_at_once_and_can_be_skipped(tmp_path):
+    paths = pictures(tmp_path, 6)
+    paths[1].write_bytes(b"")
+    paths[4].write_bytes(paths[4].read_bytes()[:-300])
+    with pytest.raises(DatasetError, match=r"2 of 6 good pictures") as caught:
+        store.load_store(paths, CONFIG, tmp_path / "spill")
+    message = str(caught.value)
+    assert "01.png" in message
+    assert "04.png" in message
+    assert "--skip-bad" in message
+    found = store.load_store(paths, CONFIG, tmp_path / "spill", skip_bad=True)
+    assert len(found.pictures) == 4
+    assert [path.name for path, _ in found.skipped] == ["01.png", "04.png"]
+
+
+def test_colour_decides_the_channels(tmp_path):
+    assert (
+        store.load_store(
+            pictures(tmp_path / "c", 4, colour=True), CONFIG, tmp_path / "s"
+        ).preprocessor.channels
+        == 3
+    )
+    grey_as_rgb = [write_png(tmp_path / f"g{i}.png", np.full((20, 20, 3), 9 * i, np.uint8)) for i in range(4)]
+    assert store.load_store(grey_as_rgb, CONFIG, tmp_path / "s").preprocessor.channels == 1
+
+
+def test_read_ahead_keeps_the_order_and_gives_errors_as_values(tmp_path):
+    sources = [*pictures(tmp_path, 40), tmp_path / "missing.png", np.zeros((5, 5), np.uint8)]
+    found = list(store.read_ahead(sources, 65535))
+    assert [source for source, _ in found[:41]] == sources[:41]
+    assert isinstance(found[40][1], PictureError)
+    assert found[41][1].pixels.shape == (5, 5)
+
+
+def test_read_ahead_reads_only_a_few_ahead(tmp_path):
+    asked = []
+
+    def endless():
+        while True:
+            asked.append(1)
+            yield np.zeros((4, 4), np.uint8)
+
+    stream = store.read_ahead(endless(), 65535)
+    for _ in range(5):
+        next(stream)
+    stream.close()
+    assert len(asked) < 40

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from anomaly_spotter.config import CalibrationConfig, ScoringConfig
+from anomaly_spotter.scoring.calibration import Calibration
+
+SCORING = ScoringConfig(smoothing_sigma=0.0)
+
+
+def good_maps(rng: np.random.Generator, count: int) -> list[np.ndarray]:
+    return [rng.gamma(2.0, 0.1, (16, 24)).astype(np.float32) for _ in range(count)]
+
+
+def fit(maps, rate=0.1, **scoring):
+    return Calibration.fit(
+        maps, SCORING.model_copy(update=scoring), CalibrationConfig(false_reject_rate=rate)
+    )
+
+
+def test_one_is_the_decision_limit_and_zero_the_typical_good_pixel():
+    maps = good_maps(np.random.default_rng(0), 9)
+    calibration = fit(maps)
+    assert calibration.threshold == 1.0
+    assert calibration.scores == tuple(sorted(calibration.scores))
+    assert max(calibration.scores) == 1.0  # nine pictures, 10 %: the limit is the largest score
+    assert np.median([calibration.normalise(m) for m in maps]) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_strongest_calibration_picture_is_not_rejected_and_anything_above_is():
+    maps = good_maps(np.random.default_rng(1), 19)
+    calibration = fit(maps, rate=0.05)
+    scores = [calibration.score(m, SCORING) for m in maps]
+    assert max(scores) == calibration.threshold
+    assert not any(score > calibration.threshold for score in scores)
+    strange = maps[0].copy()
+    strange[3, 4] = 99.0
+    assert calibration.score(strange, SCORING) > 10  # what is ranked is never clamped
+
+
+def test_scores_do_not_depend_on_other_pixels_of_the_inspected_picture():
+    calibration = fit(good_maps(np.random.default_rng(2), 9))
+    flat = np.zeros((4, 4), np.float32)
+    flat[0, 0] = 5
+    stretched = flat.copy()
+    stretched[3, 3] = -100
+    assert calibration.score(flat, SCORING) == calibration.score(stretched, SCORING)
+
+
+def test_pixel_threshold_leaves_the_asked_share_of_good_pixels():
+    maps = good_maps(np.random.default_rng(3), 40)
+    calibration = fit(maps, pixel_false_positive_rate=0.02)
+    above = np.mean([calibration.normalise(m) > calibration.pixel_threshold for m in maps])
+    assert above == pytest.approx(0.02, abs=0.002)
+
+
+def test_a_model_without_any_error_on_good_parts_still_calibrates():
+    calibration = fit([np.zeros((4, 4), np.float32)] * 9)
+    assert np.isfinite(calibration.scale)
+    assert calibration.score(np.full((4, 4), 0.1, np.float32), SCORING) > calibration.threshold
+
+
+def test_dict_round_trip_is_exact():
+    calibration = fit(good_maps(np.random.default_rng(4), 9))
+    assert Calibration.from_dict(calibration.to_dict()) == calibration
+
+
+def test_resampled_good_maps_keep_the_promised_rate_end_to_end():
+    """From maps, not from scores: pooling, constants and limit together keep what was promised."""
+    rng = np.random.default_rng(5)
+    rejected = []
+    for _ in range(400):
+        calibration = fit(good_maps(rng, 19), rate=0.05)
+        rejected += [calibration.score(m, SCORING) > calibration.threshold for m in good_maps(rng, 10)]
+    # The ten new maps of a calibration share its limit, so the noise is that of 400 calibrations.
+    assert np.mean(rejected) == pytest.approx(0.05, abs=4 * 0.05 / np.sqrt(400))
