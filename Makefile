@@ -25,7 +25,7 @@ demo: $(STAMP)  ## Sample data, training, calibration, evaluation, overlays and 
 	@mkdir -p $(DEMO)
 	$(SPOT) sample --out $(DEMO)/data --category hazelnut
 	$(SPOT) audit --data $(DEMO)/data --category hazelnut
-	$(SPOT) train --data $(DEMO)/data --category hazelnut --preset demo --out $(DEMO)
+	$(SPOT) train --data $(DEMO)/data --category hazelnut --preset demo --false-reject-rate 0.05 --out $(DEMO)
 	$(SPOT) evaluate --bundle $(DEMO)/models/hazelnut-unet.spot --data $(DEMO)/data --category hazelnut \
 		--json $(DEMO)/metrics/hazelnut-unet.json --report $(DEMO)/report
 	$(SPOT) overlay --bundle $(DEMO)/models/hazelnut-unet.spot --out $(DEMO)/visualizations \

@@ -221,6 +221,7 @@ def predict(
 ) -> None:
     """Decide about pictures, one row each. Exit 0: all OK, 1: some DEFECT, 3: some unreadable, 2: error."""
     from anomaly_spotter.files import write_json
+    from anomaly_spotter.scoring.inspection import Verdict
     from anomaly_spotter.spotter import Spotter
     from anomaly_spotter.views.files import output_names, write_picture
     from anomaly_spotter.views.overlay import mask_picture, overlay
@@ -238,13 +239,13 @@ def predict(
                 rows.append({"path": str(path), "error": str(found)})
                 typer.echo(f"UNREADABLE  {found}")
                 continue
-            if found.regions and worst == EXIT_OK:
+            if found.verdict is Verdict.DEFECT and worst == EXIT_OK:
                 worst = EXIT_DEFECT
             rows.append(inspection_to_dict(found))
             typer.echo(inspection_row(found))
             if out is not None:
                 write_picture(out / f"{names[path]}_overlay.png", overlay(found))
-                if found.regions:
+                if found.mask.any():
                     write_picture(out / f"{names[path]}_mask.png", mask_picture(found))
     finally:  # an interrupted or failed run keeps the rows it has
         if json is not None:
@@ -384,7 +385,8 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=done < total)
 

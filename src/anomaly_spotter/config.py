@@ -142,11 +142,14 @@ class CalibrationConfig(_Section):
         false_reject_rate: Share of good parts that may be called DEFECT.
         confidence: ``None`` promises the rate on average over calibrations; a value such as 0.95 promises it for
             this very calibration with that confidence, which needs more good pictures.
-        max_fraction: Largest share of the good pictures that is held out for calibration.
+        min_fraction: Share of the good pictures that is held out for calibration even if the rate needs fewer: a limit
+            from few scores keeps its promise on average, but varies much from one calibration to the next.
+        max_fraction: Largest share that is held out, even if the rate needs more.
     """
 
     false_reject_rate: Rate = 0.01
     confidence: Rate | None = None
+    min_fraction: float = Field(default=0.2, ge=0.0, lt=0.9)
     max_fraction: float = Field(default=1 / 3, gt=0.0, lt=0.9)
 
 

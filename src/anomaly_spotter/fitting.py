@@ -139,7 +139,7 @@ def fit(
 def split_good(count: int, config: SpotterConfig) -> Split:
     """Split good pictures by the seed: calibration first, then validation, the rest trains.
 
-    Calibration takes as many as the asked rate needs, at most ``calibration.max_fraction`` of all.
+    Calibration takes as many as the asked rate needs, within ``calibration.min_fraction`` and ``max_fraction`` of all.
 
     Raises:
         DatasetError: Fewer than :data:`FEWEST_PICTURES`.
@@ -169,7 +169,8 @@ def good_maps(
 
 def _calibration_count(count: int, config: CalibrationConfig) -> int:
     needed = pictures_needed(config.false_reject_rate, config.confidence)
-    return max(1, min(needed, math.floor(count * config.max_fraction)))
+    wanted = max(needed, math.floor(count * config.min_fraction))
+    return max(1, min(wanted, math.floor(count * config.max_fraction)))
 
 
 def _open_run(run_dir: Path, identity: dict[str, Any], resume: bool) -> None:

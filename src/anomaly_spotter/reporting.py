@@ -52,7 +52,7 @@ def _inspect(spotter: Spotter, rows: Iterable[PictureResult]) -> list[Inspection
 
 
 def _remarks(spotter: Spotter, evaluation: Evaluation) -> list[str]:
-    remarks = [f"Left out of training: {reason}" for reason in spotter.provenance["skipped"]]
+    remarks = []
     if spotter.provenance["interrupted"]:
         remarks.append("Training was interrupted; the best epoch up to then is used.")
     remarks += [f"Not evaluated: {reason}" for reason in evaluation.unreadable]

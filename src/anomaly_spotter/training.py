@@ -23,7 +23,6 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
@@ -293,14 +292,12 @@ class _Book(Callback):
         self.seconds = 0.0
         self.pictures = 0
         self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("steps"),
+            TextColumn("{task.fields[epoch]}"),
+            BarColumn(bar_width=24),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[losses]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
             console=Console(stderr=True),
             disable=not show,
         )
@@ -318,7 +315,9 @@ class _Book(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.bar.start()
         total = self.settings.epochs * int(trainer.num_training_batches)
-        self.task = self.bar.add_task("training", total=total, completed=trainer.global_step, losses="")
+        self.task = self.bar.add_task(
+            "training", total=total, completed=trainer.global_step, epoch="training", loss=""
+        )
 
     def on_train_epoch_start(self, *_: object) -> None:
         self.losses: list[float] = []
@@ -343,8 +342,11 @@ class _Book(Callback):
         }
         self.history.append(row)
         write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in self.history).encode())
-        losses = f"epoch {row['epoch']}  validation loss {row['val_loss']:.4f}"
-        self.bar.update(self.task, losses=losses)
+        self.bar.update(
+            self.task,
+            epoch=f"epoch {row['epoch']:>3} of {self.settings.epochs}",
+            loss=f"validation loss {row['val_loss']:.4f}",
+        )
 
     def teardown(self, *_: object, **__: object) -> None:
         self.bar.stop()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anomaly_spotter.evaluation import Evaluation
+    from anomaly_spotter.inputs.findings import Audit
     from anomaly_spotter.scoring.inspection import Inspection
 
 _IMAGE_ROWS = {
@@ -64,6 +65,26 @@ def inspection_to_dict(found: Inspection) -> dict[str, Any]:
         ],
         "notes": list(found.notes),
     }
+
+
+def print_audit(found: Audit) -> None:
+    """What a data set is made of, how well trivial statistics do on it, and every warning in plain words."""
+    console = Console()
+    table = Table(title=f"{found.category} ({found.layout})", title_justify="left", show_header=False)
+    for split, kinds in found.counts.items():
+        table.add_row(f"{split} pictures", _counts(kinds))
+    table.add_row("sizes", _counts(found.sizes))
+    table.add_row("modes", _counts(found.modes))
+    table.add_row("cannot be read", str(len(found.broken)))
+    table.add_row("exact, near duplicates", f"{len(found.exact_duplicates)}, {len(found.near_duplicates)}")
+    for separation in found.shortcuts:
+        name = separation.statistic.replace("_", " ")
+        table.add_row(f"AUROC of {name} alone", f"{separation.auroc:.3f}")
+    console.print(table)
+    for fault in found.broken:
+        console.print(f"broken: {fault.reason}", soft_wrap=True, highlight=False, markup=False)
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", soft_wrap=True, highlight=False, markup=False)
 
 
 def print_evaluation(found: Evaluation) -> None:
@@ -149,6 +170,10 @@ def print_manifest(path: Path, manifest: Mapping[str, Any], promise: str) -> Non
 def number(value: float | None) -> str:
     """Three decimals, or a dash where a measure is not defined."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def _counts(counts: Mapping[str, int]) -> Text:
+    return Text(", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 def _kind_table(per_kind: Mapping[str, Mapping[str, Any]]) -> Table:
