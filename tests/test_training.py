@@ -113,13 +113,13 @@ def test_resuming_a_finished_run_gives_it_again(data_root, tmp_path, tiny_config
 def test_interrupt_before_the_first_epoch_has_nothing_to_keep(data_root, tmp_path, tiny_config, monkeypatch):
     from anomaly_spotter import training
 
-    begin_step = training._Book.on_train_batch_start
+    begin_epoch = training._Book.on_train_epoch_start
 
     def interrupt_now(self, *hook):
-        begin_step(self, *hook)
+        begin_epoch(self, *hook)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(training._Book, "on_train_batch_start", interrupt_now)
+    monkeypatch.setattr(training._Book, "on_train_epoch_start", interrupt_now)
     with pytest.raises(Interrupted):
         Spotter.fit(data_root, "disc", config=tiny_config, run_dir=tmp_path / "run")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -77,7 +77,11 @@ def main() -> None:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(
+            error
+        ):  # PyTorch's own out of memory
+            raise
         _fail("out of memory; use a smaller preprocessing.long_side or training.batch_size")
 
 
@@ -177,7 +181,7 @@ def train(
         )
     for reason in trained.spotter.provenance["skipped"]:
         typer.echo(f"left out: {reason}", err=True)
-    typer.echo(trained.spotter.calibration.promise.words())
+    typer.echo(trained.spotter.guarantee)
     typer.echo(trained.bundle)
 
 
@@ -332,7 +336,8 @@ def info(bundle: Annotated[Path, typer.Argument(help="Model file (.spot).")], js
     from anomaly_spotter.views.terminal import print_manifest
 
     manifest = read_manifest(bundle)
-    print_manifest(bundle, manifest, Promise(**manifest["calibration"]["promise"]).words())
+    promise = Promise(**manifest["calibration"]["promise"])
+    print_manifest(bundle, manifest, promise.words(manifest["config"]["calibration"]["max_fraction"]))
     if json is not None:
         write_json(json, manifest)
 

@@ -36,7 +36,7 @@ def write_evaluation_report(spotter: Spotter, evaluation: Evaluation, folder: Pa
         summary=evaluation.summary,
         pictures=evaluation.pictures,
         calibration_scores=spotter.calibration.scores,
-        guarantee=spotter.calibration.promise.words(),
+        guarantee=spotter.guarantee,
         history=spotter.provenance["history"],
         misses=_inspect(spotter, misses),
         false_rejects=_inspect(spotter, false_rejects),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -30,7 +29,10 @@ if TYPE_CHECKING:
     from anomaly_spotter.models.base import AnomalyModel
     from anomaly_spotter.scoring.inspection import Inspection
 
+    _Decoded = tuple[str | Path | NDArray[Any], Picture | PictureError]
+
 _BATCH = 8  # pictures per forward pass; more gains nothing on a CPU and costs memory
+_BATCH_PIXELS = 2**25  # decoded values after which a batch is closed early
 
 
 class Spotter:
@@ -161,10 +163,9 @@ class Spotter:
             The picture as given, with its inspection or the :class:`PictureError` that says why there is none.
         """
         judge = Judge(self.config.scoring, self.calibration, self.preprocessor)
-        decoded = read_ahead(pictures, self.preprocessor.white_level)
-        while batch := list(islice(decoded, _BATCH)):
+        for batch in _batches(read_ahead(pictures, self.preprocessor.white_level)):
             readable = [picture for _, picture in batch if isinstance(picture, Picture)]
-            inspections = iter(self._inspect_batch(judge, readable, threshold))
+            inspections = self._inspect_batch(judge, readable, threshold)
             for source, picture in batch:
                 if isinstance(picture, PictureError):
                     yield source, picture
@@ -174,13 +175,14 @@ class Spotter:
 
     def _inspect_batch(
         self, judge: Judge, pictures: list[Picture], threshold: float | None
-    ) -> list[Inspection]:
+    ) -> Iterator[Inspection]:
         if not pictures:
-            return []
+            return
         canvases = np.stack([self.preprocessor.prepare(picture.pixels) for picture in pictures])
         maps, normals = self.model.anomaly_maps(canvases)
         looks = [None] * len(pictures) if normals is None else list(normals)
-        return [judge.judge(*row, threshold) for row in zip(pictures, maps, looks, strict=True)]
+        for picture, canvas_map, normal in zip(pictures, maps, looks, strict=True):
+            yield judge.judge(picture, canvas_map, normal, threshold)
 
     def evaluate(
         self,
@@ -201,6 +203,11 @@ class Spotter:
         found = self.inspect_stream([sample.path for sample in samples])
         inspected = ((sample, result) for sample, (_, result) in zip(samples, found, strict=True))
         return evaluate(dataset, inspected, self.calibration.threshold, self.describe(), progress)
+
+    @property
+    def guarantee(self) -> str:
+        """What the calibration promises about good parts, in plain words."""
+        return self.calibration.promise.words(self.config.calibration.max_fraction)
 
     def describe(self) -> dict[str, Any]:
         """Provenance, configuration and promise as JSON-able values: what a result file says about its detector."""
@@ -246,3 +253,17 @@ class Spotter:
             ) from None
         model = model_class(config.model.name).from_state(config.model, preprocessor.channels, stored.arrays)
         return cls(config, preprocessor, model, calibration, stored.provenance)
+
+
+def _batches(decoded: Iterator[_Decoded]) -> Iterator[list[_Decoded]]:
+    """Groups of at most :data:`_BATCH` pictures; huge ones come in smaller groups, so that memory stays bounded."""
+    batch: list[_Decoded] = []
+    pixels = 0
+    for source, picture in decoded:
+        batch.append((source, picture))
+        pixels += picture.pixels.size if isinstance(picture, Picture) else 0
+        if len(batch) == _BATCH or pixels >= _BATCH_PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch

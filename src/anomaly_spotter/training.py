@@ -57,7 +57,7 @@ class TrainingResult:
         model: The network with the weights of the best epoch.
         history: One row per finished epoch: ``epoch``, ``train_loss``, ``val_loss``, ``learning_rate``.
         interrupted: Whether Ctrl-C ended the run early.
-        pictures_per_second: Training throughput of this process, validation excluded.
+        pictures_per_second: Training throughput of this process, augmentation included, validation excluded.
     """
 
     model: UNetModel
@@ -321,15 +321,15 @@ class _Book(Callback):
 
     def on_train_epoch_start(self, *_: object) -> None:
         self.losses: list[float] = []
-
-    def on_train_batch_start(self, *_: object) -> None:
         self.started = time.perf_counter()
+
+    def on_validation_start(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self.started
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.losses.append(float(outputs["loss"]))
-        self.seconds += time.perf_counter() - self.started
         self.pictures += len(batch[0])
         self.bar.advance(self.task)
 

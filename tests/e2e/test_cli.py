@@ -159,6 +159,19 @@ def test_info_shows_what_a_bundle_is(trained):
         assert text in done.stdout
 
 
+def test_sample_writes_what_train_and_evaluate_read(tmp_path):
+    counts = ("--train", 3, "--test-good", 1, "--per-kind", 1)
+    done = run("sample", "--out", tmp_path, "--category", "screw", "--seed", 4, *counts)
+    assert done.returncode == 0, done.stderr
+    assert last_line(done) == str(tmp_path / "screw")
+    audited = run("audit", "--data", tmp_path, "--json", tmp_path / "a.json")
+    assert audited.returncode == 0
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["counts"]["train"] == {"good": 3}
+    assert len(found["counts"]["test"]) == 6
+    assert found["missing_masks"] == found["empty_masks"] == []
+
+
 def test_audit_prints_and_writes_json(data_root, tmp_path):
     done = run("audit", "--data", data_root, "--category", "disc", "--json", tmp_path / "a.json")
     assert done.returncode == 0, done.stderr

@@ -198,3 +198,10 @@ def test_without_processes_the_sample_is_drawn_all_the_same(
     drawn = digests(tmp_path)
     assert len(drawn) == 3
     assert drawn == {name: digests(sample)[name] for name in drawn}
+
+
+def test_a_smaller_sample_is_not_mixed_into_a_larger_one(tmp_path: Path) -> None:
+    write_sample(tmp_path, ("screw",), train=3, test_good=1, per_kind=0, size=64)
+    write_sample(tmp_path, ("screw",), train=3, test_good=1, per_kind=0, size=64)
+    with pytest.raises(DatasetError, match="choose an empty folder"):
+        write_sample(tmp_path, ("screw",), train=2, test_good=1, per_kind=0, size=64)

@@ -28,20 +28,20 @@ def test_too_few_pictures_give_the_best_rate_and_say_what_is_missing():
     promise = conformal.promise(9, 0.01)
     assert promise.rank == 9
     assert promise.rate == pytest.approx(0.1)
-    assert "1 in 10" in promise.words()
-    assert "needs 99, 90 more" in promise.words()
+    assert "1 in 10" in promise.words(1 / 3)
+    assert "needs 99, so 297 good pictures in all" in promise.words(1 / 3)
 
 
 def test_words_say_the_rate_the_confidence_and_the_condition():
-    assert conformal.promise(59, 0.05, 0.95).words() == (
+    assert conformal.promise(59, 0.05, 0.95).words(1 / 3) == (
         "At most 1 in 20 good parts will be rejected, with 95 % confidence, "
         "as long as camera, light and part stay as they were."
     )
 
 
 def test_the_words_never_promise_more_than_the_rate():
-    assert (
-        "28.4 % of good parts" in conformal.promise(9, 0.01, 0.95).words()
+    assert "28.4 % of good parts" in conformal.promise(9, 0.01, 0.95).words(
+        1 / 3
     )  # 1 - 0.05 ** (1 / 9) = 0.2831...
 
 

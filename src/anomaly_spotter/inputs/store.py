@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anomaly_spotter.config import PreprocessingConfig
 
 MEMORY_LIMIT = 2 * 2**30  # bytes of canvas pictures that are kept in memory; more are memory-mapped
-_READERS, _AHEAD = 2, 16  # decoding threads, and pictures they may be ahead
+_READERS, _AHEAD = 2, 6  # decoding threads, and pictures they may be ahead
 _COLOUR_SAMPLE = 16  # pictures that decide whether "auto" means grey
 
 Source = TypeVar("Source", bound="str | Path | NDArray[Any]")

@@ -48,8 +48,12 @@ class Promise:
         """Whether the asked rate could be promised."""
         return self.rate <= self.asked_rate + _ROUNDING
 
-    def words(self) -> str:
-        """The promise in one sentence that a quality manager can sign, or that says what is missing."""
+    def words(self, held_out: float) -> str:
+        """The promise in one sentence that a quality manager can sign, and what is missing for the asked one.
+
+        Args:
+            held_out: Share of the good pictures that calibration may take, to count what is missing in good pictures.
+        """
         trust = "on average" if self.confidence is None else f"with {_percent(self.confidence)} confidence"
         sentence = (
             f"At most {_share(self.rate)} good parts will be rejected, {trust}, "
@@ -59,7 +63,8 @@ class Promise:
             return sentence
         return (
             f"{sentence} The asked rate of {_percent(self.asked_rate)} cannot be promised from "
-            f"{self.count} calibration pictures: it needs {self.needed}, {self.needed - self.count} more."
+            f"{self.count} calibration pictures: it needs {self.needed}, "
+            f"so {math.ceil(self.needed / held_out - _ROUNDING)} good pictures in all."
         )
 
 

@@ -73,7 +73,8 @@ def write_sample(
         The category folders, in the order of ``categories``.
 
     Raises:
-        DatasetError: a category is unknown, a number is out of range, or the folder cannot be written.
+        DatasetError: a category is unknown, a number is out of range, the folder cannot be written, or it holds
+            other pictures already.
     """
     _check(categories, seed, {"train": train, "test_good": test_good, "per_kind": per_kind}, size)
     jobs = [
@@ -81,6 +82,7 @@ def write_sample(
         for category in dict.fromkeys(categories)
         for job in _jobs(category, seed, train, test_good, per_kind, size)
     ]
+    _refuse_to_mix(out, categories, jobs)
     done = 0
     for count in _written(out, jobs):
         done += count
@@ -100,6 +102,17 @@ def _check(categories: Sequence[str], seed: int, counts: dict[str, int], size: i
         if value < least:
             raise DatasetError(
                 f"the sample's {name} must be at least {least}, found {value}: choose a larger number"
+            )
+
+
+def _refuse_to_mix(out: Path, categories: Sequence[str], jobs: Sequence[_Job]) -> None:
+    """An earlier, larger sample would stay beside the new pictures and be taken for part of it."""
+    planned = {file for job in jobs for file in _files(out, job)}
+    for category in categories:
+        other = next((file for file in (out / category).rglob("*.png") if file not in planned), None)
+        if other is not None:
+            raise DatasetError(
+                f"{out / category} holds other pictures ({other.name}): choose an empty folder"
             )
 
 
