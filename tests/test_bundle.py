@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import zipfile
@@ -18,11 +19,19 @@ from anomaly_spotter.spotter import Spotter
 from tests.conftest import draw_part
 
 
-def rewrite(bundle, target, *, manifest=None, weights=None, drop=()):
+def rewrite(bundle, target, *, manifest=None, weights=None, drop=(), rehash=False):
     with zipfile.ZipFile(bundle) as archive:
         members = {name: archive.read(name) for name in archive.namelist() if name not in drop}
     if manifest is not None:
-        members["manifest.json"] = json.dumps(json.loads(members["manifest.json"]) | manifest).encode()
+        changed = json.loads(members["manifest.json"]) | manifest
+        if rehash:
+            sections = {
+                name: changed[name] for name in ("config", "preprocessing", "calibration", "provenance")
+            }
+            changed["sections_sha256"] = hashlib.sha256(
+                json.dumps(sections, sort_keys=True).encode()
+            ).hexdigest()
+        members["manifest.json"] = json.dumps(changed).encode()
     if weights is not None:
         members["model.safetensors"] = weights
     with zipfile.ZipFile(target, "w") as archive:
@@ -63,7 +72,9 @@ def test_the_manifest_names_data_commit_config_and_versions(bundle):
         ({"manifest": {"format_version": 99}}, "bundle format 99"),
         ({"manifest": {"format": "other"}}, "not an Anomaly Spotter bundle"),
         ({"manifest": {"calibration": None}}, "lacks calibration"),
-        ({"manifest": {"config": {"model": {"name": "evil"}}}}, "does not fit this version"),
+        ({"manifest": {"config": {"model": {"name": "evil"}}}}, "manifest was changed"),
+        ({"manifest": {"config": {"model": {"name": "evil"}}}, "rehash": True}, "does not fit this version"),
+        ({"manifest": {"preprocessing": {"height": 8}}, "rehash": True}, "does not fit this version"),
         ({"weights": b"edited"}, "hash mismatch"),
         ({"drop": ("model.safetensors",)}, "no model.safetensors inside"),
         ({"drop": ("manifest.json",)}, "no manifest.json inside"),
@@ -89,7 +100,7 @@ def test_weights_of_another_shape_are_refused(spotter, bundle, tmp_path):
     manifest = read_manifest(bundle)
     config = manifest["config"] | {"model": manifest["config"]["model"] | {"widths": [8, 8, 8, 8]}}
     with pytest.raises(BundleError, match="do not fit the model"):
-        Spotter.load(rewrite(bundle, tmp_path / "x.spot", manifest={"config": config}))
+        Spotter.load(rewrite(bundle, tmp_path / "x.spot", manifest={"config": config}, rehash=True))
 
 
 def test_writing_is_whole_or_not_at_all(spotter, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anomaly_spotter import Inspection, Spotter, Verdict
-from anomaly_spotter.errors import DatasetError, PictureError
+from anomaly_spotter.errors import DatasetError, PictureError, SpotterError
 from anomaly_spotter.fitting import split_good
 from tests.conftest import draw_part, write_png
 
@@ -77,6 +77,8 @@ def test_inspect_takes_files_arrays_and_batches(spotter, tmp_path):
     assert batch[2].picture.shape == (72, 96, 3)
     assert batch[2].normal.shape == (72, 96, 3)
     assert spotter.inspect([]) == []
+    stacked = spotter.inspect(np.stack([picture[..., None]] * 2))
+    assert [found.score for found in stacked] == pytest.approx([from_file.score] * 2, rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(30, 200), (200, 30), (1, 1), (512, 522)])
@@ -93,6 +95,8 @@ def test_threshold_can_be_moved_without_changing_the_score(spotter):
     assert (normal.verdict, lenient.verdict) == (Verdict.DEFECT, Verdict.OK)
     assert lenient.score == normal.score
     assert not lenient.mask.any()
+    with pytest.raises(SpotterError, match="must be a number"):
+        spotter.inspect(picture, threshold=float("nan"))
 
 
 def test_errors_name_the_picture(spotter, tmp_path):
@@ -108,6 +112,15 @@ def test_errors_name_the_picture(spotter, tmp_path):
 def test_a_plain_folder_of_good_pictures_is_enough(data_root, tiny_config):
     fitted = Spotter.fit(data_root / "disc/train/good", config=tiny_config)
     assert fitted.provenance["layout"] == "folder"
+
+
+def test_a_test_set_alone_can_be_evaluated_but_not_trained_on(spotter, data_root, tmp_path, tiny_config):
+    lines = [f"{path},test,{path.parent.name}" for path in sorted((data_root / "disc/test").glob("*/*.png"))]
+    manifest = tmp_path / "line.csv"
+    manifest.write_text("path,split,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    assert spotter.evaluate(manifest).summary["image"]["auroc"] == 1.0
+    with pytest.raises(DatasetError, match="no good training pictures"):
+        Spotter.fit(manifest, config=tiny_config)
 
 
 def test_too_few_pictures_are_refused_and_few_are_told(tmp_path, tiny_config):

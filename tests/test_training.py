@@ -15,7 +15,7 @@ import pytest
 
 from anomaly_spotter.bundle import read_bundle
 from anomaly_spotter.config import SpotterConfig
-from anomaly_spotter.errors import ConfigError, Interrupted
+from anomaly_spotter.errors import ConfigError, Interrupted, SpotterError
 from anomaly_spotter.spotter import Spotter
 from tests.conftest import TINY
 
@@ -108,6 +108,91 @@ def test_resuming_a_finished_run_gives_it_again(data_root, tmp_path, tiny_config
     again = Spotter.fit(data_root, "disc", config=tiny_config, run_dir=run, resume=True)
     assert again.calibration == spotter.calibration
     assert again.provenance["history"] == spotter.provenance["history"]
+
+
+def test_a_run_that_stopped_early_does_not_train_on_when_resumed(data_root, tmp_path):
+    run = tmp_path / "run"
+    training = {"epochs": 40, "batch_size": 8, "patience": 1, "learning_rate": 0.05, "schedule": "constant"}
+    config = SpotterConfig.load("default", overrides=TINY | {"training": training}, environment={})
+    first = Spotter.fit(data_root, "disc", config=config, run_dir=run)
+    again = Spotter.fit(data_root, "disc", config=config, run_dir=run, resume=True)
+    assert len(first.provenance["history"]) < 40
+    assert again.provenance["history"] == first.provenance["history"]
+    assert again.calibration == first.calibration
+
+
+def test_a_diverged_run_is_refused_instead_of_calling_everything_ok(data_root):
+    training = {
+        "epochs": 2,
+        "batch_size": 8,
+        "learning_rate": 1e30,
+        "schedule": "constant",
+        "precision": "fp32",
+    }
+    config = SpotterConfig.load("default", overrides=TINY | {"training": training}, environment={})
+    with pytest.raises(SpotterError, match=r"not finite|no validation loss is finite"):
+        Spotter.fit(data_root, "disc", config=config)
+
+
+def test_a_damaged_checkpoint_is_named(data_root, tmp_path, tiny_config):
+    run = tmp_path / "run"
+    Spotter.fit(data_root, "disc", config=tiny_config, run_dir=run)
+    last = run / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(SpotterError, match=r"last\.ckpt is damaged"):
+        Spotter.fit(data_root, "disc", config=tiny_config, run_dir=run, resume=True)
+
+
+def test_a_folder_with_something_else_in_it_is_never_emptied(data_root, tmp_path, tiny_config):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="something else than an earlier run"):
+        Spotter.fit(data_root, "disc", config=tiny_config, run_dir=tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_memory_mapped_pictures_train_to_the_same_weights(
+    data_root, tmp_path, tiny_config, spotter, monkeypatch
+):
+    from anomaly_spotter import training
+    from anomaly_spotter.inputs import store
+
+    seen = []
+    make = training._Corrupted.__init__
+
+    def watch(self, pictures, *rest, **named):
+        seen.append(isinstance(pictures, np.memmap))
+        make(self, pictures, *rest, **named)
+
+    monkeypatch.setattr(store, "MEMORY_LIMIT", 1000)
+    monkeypatch.setattr(training._Corrupted, "__init__", watch)
+    mapped = Spotter.fit(data_root, "disc", config=tiny_config, run_dir=tmp_path / "run")
+    assert seen == [True, True]
+    assert mapped.calibration == spotter.calibration
+    assert not (tmp_path / "run/pictures.u8").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_process_all_and_leaves_the_category_unfinished(data_root, tmp_path):
+    sets = [part for setting in SETTINGS for part in ("--set", setting)]
+    verb = [
+        sys.executable,
+        "-m",
+        "anomaly_spotter",
+        "process-all",
+        "--data",
+        str(data_root),
+        "--out",
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(
+        [*verb, "--epochs", "50", *sets], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_epochs(process, tmp_path, 1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume goes on" in stderr
+    assert not (tmp_path / "metrics/disc-unet.json").exists()
 
 
 def test_interrupt_before_the_first_epoch_has_nothing_to_keep(data_root, tmp_path, tiny_config, monkeypatch):

@@ -1,7 +1,8 @@
 """The one-file model, ``*.spot``: a zip of ``manifest.json`` and ``model.safetensors``.
 
 Loading runs no code: JSON and safetensors only, no pickle, nothing is unpacked to disk. The manifest names the
-format version and the SHA-256 of the weights; a file that is truncated, foreign, newer or edited is refused.
+format version and the SHA-256 of the weights and of everything else that decides; a file that is truncated, foreign,
+newer or edited is refused. (The hashes find accidents and honest edits; they are no signature against a forger.)
 """
 
 from __future__ import annotations
@@ -63,15 +64,17 @@ def write_bundle(path: Path, bundle: Bundle) -> Path:
         SpotterError: The file cannot be written.
     """
     weights = save_arrays(dict(bundle.arrays))
+    sections = {section: getattr(bundle, section) for section in _SECTIONS}
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        **{section: getattr(bundle, section) for section in _SECTIONS},
+        "sections_sha256": _digest(sections),
+        **sections,
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(_MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False))
+        archive.writestr(_MANIFEST, json.dumps(manifest, indent=2, allow_nan=False))
         archive.writestr(_WEIGHTS, weights, compress_type=zipfile.ZIP_STORED)
     return write_atomic(path, buffer.getvalue())
 
@@ -116,7 +119,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
     missing = [section for section in _SECTIONS if not isinstance(manifest.get(section), dict)]
     if missing:
         raise BundleError(f"{path}: the manifest lacks {', '.join(missing)}; use the original file")
+    if _digest({section: manifest[section] for section in _SECTIONS}) != manifest.get("sections_sha256"):
+        raise BundleError(
+            f"{path}: the manifest was changed after training (hash mismatch); use the original file"
+        )
     return manifest
+
+
+def _digest(sections: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(sections, sort_keys=True).encode()).hexdigest()
 
 
 def _read_member(path: Path, name: str, largest: int) -> bytes:

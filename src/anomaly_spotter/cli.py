@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from contextlib import contextmanager
 from enum import StrEnum
@@ -15,8 +17,6 @@ from anomaly_spotter.errors import PictureError, SpotterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from anomaly_spotter.evaluation import Evaluation
 
 EXIT_OK, EXIT_DEFECT, EXIT_ERROR, EXIT_UNREADABLE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -70,19 +70,26 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted 
 
 
 def main() -> None:
-    """Entry point: every error a user can mend becomes one line on stderr and a non-zero exit."""
+    """Entry point: every error becomes one line on stderr and a non-zero exit.
+
+    A file name that is not UTF-8 must not end a batch, so what cannot be printed is escaped. With the environment
+    variable ``ANOMALY_SPOTTER_DEBUG`` set, unforeseen errors show their traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except SpotterError as error:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(
-            error
-        ):  # PyTorch's own out of memory
+    except Exception as error:
+        if "ANOMALY_SPOTTER_DEBUG" in os.environ:
             raise
-        _fail("out of memory; use a smaller preprocessing.long_side or training.batch_size")
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):  # the latter is PyTorch's
+            _fail("out of memory; use a smaller preprocessing.long_side or training.batch_size")
+        _fail(f"unforeseen {type(error).__name__}: {error}; ANOMALY_SPOTTER_DEBUG=1 shows where")
 
 
 def _fail(message: str) -> None:
@@ -177,10 +184,17 @@ def train(
     dataset = load_dataset(data, category, layout)
     with _interruptible(), _progress("reading") as progress:
         trained = train_category(
-            dataset, chosen, out, resume=resume, skip_bad=skip_bad, show_progress=True, progress=progress
+            dataset,
+            chosen,
+            out,
+            resume=resume,
+            skip_bad=skip_bad,
+            show_progress=True,
+            progress=progress,
+            announce=_announce,
         )
-    for reason in trained.spotter.provenance["skipped"]:
-        typer.echo(f"left out: {reason}", err=True)
+    if trained.spotter.provenance["interrupted"]:
+        _announce("interrupted: the best epoch so far is calibrated and kept; --resume goes on")
     typer.echo(trained.spotter.guarantee)
     typer.echo(trained.bundle)
 
@@ -206,7 +220,8 @@ def evaluate(
     with _progress("evaluating") as progress:
         found = spotter.evaluate(dataset, progress=progress)
     print_evaluation(found)
-    _warn_unreadable(found)
+    for line in found.unreadable:
+        _announce(f"UNREADABLE  {line}")
     if json is not None:
         write_json(json, found.to_dict())
     if report is not None:
@@ -235,7 +250,7 @@ def predict(
     files = _expand(paths)
     names = output_names(files)
     rows: list[dict[str, Any]] = []
-    worst = EXIT_OK
+    worst, complete = EXIT_OK, False
     try:
         for (_, found), path in zip(spotter.inspect_stream(files, threshold=threshold), files, strict=True):
             if isinstance(found, PictureError):
@@ -251,9 +266,10 @@ def predict(
                 write_picture(out / f"{names[path]}_overlay.png", overlay(found))
                 if found.mask.any():
                     write_picture(out / f"{names[path]}_mask.png", mask_picture(found))
+        complete = True
     finally:  # an interrupted or failed run keeps the rows it has
         if json is not None:
-            write_json(json, {"bundle": spotter.describe(), "pictures": rows})
+            write_json(json, {"bundle": spotter.describe(), "complete": complete, "pictures": rows})
     raise typer.Exit(worst)
 
 
@@ -320,7 +336,7 @@ def process_all(
             resume=resume,
             skip_bad=skip_bad,
             show_progress=True,
-            announce=lambda text: typer.echo(text, err=True),
+            announce=_announce,
         )
     print_summary(summary.results, summary.reports)
     if summary.failed:
@@ -332,12 +348,10 @@ def info(bundle: Annotated[Path, typer.Argument(help="Model file (.spot).")], js
     """Show what a bundle is: trained on what, when, with which settings, and what it promises."""
     from anomaly_spotter.bundle import read_manifest
     from anomaly_spotter.files import write_json
-    from anomaly_spotter.scoring.conformal import Promise
     from anomaly_spotter.views.terminal import print_manifest
 
     manifest = read_manifest(bundle)
-    promise = Promise(**manifest["calibration"]["promise"])
-    print_manifest(bundle, manifest, promise.words(manifest["config"]["calibration"]["max_fraction"]))
+    print_manifest(bundle, manifest)
     if json is not None:
         write_json(json, manifest)
 
@@ -379,9 +393,8 @@ def _expand(paths: list[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _warn_unreadable(found: Evaluation) -> None:
-    for line in found.unreadable:
-        typer.echo(f"UNREADABLE  {line}", err=True)
+def _announce(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 @contextmanager

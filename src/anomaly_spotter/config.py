@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 ENVIRONMENT_PREFIX = "ANOMALY_SPOTTER__"
 
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
+Width = Annotated[int, Field(ge=1, le=4096)]
 
 
 class _Section(BaseModel):
     """Unknown settings are errors: a mistyped name must never be ignored in silence."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PreprocessingConfig(_Section):
@@ -73,7 +74,7 @@ class ModelConfig(_Section):
     """
 
     name: Literal["unet"] = "unet"
-    widths: tuple[int, int, int, int] = (32, 64, 128, 256)
+    widths: tuple[Width, Width, Width, Width] = (32, 64, 128, 256)
     stem: Literal[1, 2] = 1
     skips: tuple[bool, bool, bool] = (True, True, True)
     batch_norm: bool = False
@@ -110,7 +111,7 @@ class TrainingConfig(_Section):
     corruption: float = Field(default=0.0, ge=0.0, le=4.0)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     channels_last: bool = True
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class ScoringConfig(_Section):
@@ -149,8 +150,8 @@ class CalibrationConfig(_Section):
 
     false_reject_rate: Rate = 0.01
     confidence: Rate | None = None
-    min_fraction: float = Field(default=0.2, ge=0.0, lt=0.9)
-    max_fraction: float = Field(default=1 / 3, gt=0.0, lt=0.9)
+    min_fraction: float = Field(default=0.2, ge=0.0, le=0.5)
+    max_fraction: float = Field(default=1 / 3, gt=0.0, le=0.5)
 
 
 class SpotterConfig(_Section):

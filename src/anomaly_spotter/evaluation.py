@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anomaly_spotter import provenance
 from anomaly_spotter.errors import DatasetError, PictureError
 from anomaly_spotter.inputs.audit import trivial_statistics
 from anomaly_spotter.inputs.decode import read_mask
@@ -62,17 +63,22 @@ class Evaluation:
     """Metrics and outcomes on a test split.
 
     Attributes:
-        summary: ``bundle``, ``data``, ``image``, ``pixel`` (``None`` without masks), ``per_kind``, ``timing``.
+        summary: ``bundle`` (the detector's origin), ``evaluated`` (this measurement's time, versions, commit and
+            machine), ``data``, ``image``, ``pixel`` (``None`` without masks), ``per_kind``, ``timing`` (waiting for
+            verdicts: decoding that overlaps with these metrics is not in it), ``unreadable``.
         pictures: One row per picture that could be read.
-        unreadable: One line for every picture or mask that could not be used.
     """
 
     summary: dict[str, Any]
     pictures: tuple[PictureResult, ...]
-    unreadable: tuple[str, ...]
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """One line for every picture or mask that could not be used."""
+        return tuple(self.summary["unreadable"])
 
     def to_dict(self) -> dict[str, Any]:
-        """The evaluation JSON: the summary, one row per picture, and what could not be read."""
+        """The evaluation JSON: the summary, and one row per picture."""
         rows = [
             {
                 "path": str(row.path),
@@ -83,7 +89,7 @@ class Evaluation:
             }
             for row in self.pictures
         ]
-        return {**self.summary, "pictures": rows, "unreadable": list(self.unreadable)}
+        return {**self.summary, "pictures": rows}
 
 
 def evaluate(
@@ -139,6 +145,7 @@ def evaluate(
     }
     summary = {
         "bundle": dict(bundle),
+        "evaluated": provenance.stamp(),
         "data": {
             "category": dataset.category,
             "sha256": dataset.digest(),
@@ -152,8 +159,9 @@ def evaluate(
             "seconds": round(seconds, 3),
             "ms_per_picture": round(1000 * seconds / len(rows), 2),
         },
+        "unreadable": unreadable,
     }
-    return Evaluation(summary, tuple(rows), tuple(unreadable))
+    return Evaluation(summary, tuple(rows))
 
 
 def _row(sample: Sample, found: Inspection) -> PictureResult:

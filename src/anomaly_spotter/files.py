@@ -46,4 +46,6 @@ def write_json(path: Path, values: Any) -> Path:
     Raises:
         SpotterError: As :func:`write_atomic`.
     """
-    return write_atomic(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name that is not UTF-8 holds lone surrogates; their escapes are valid JSON.
+    return write_atomic(path, text.encode("utf-8", "backslashreplace"))

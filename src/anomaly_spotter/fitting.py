@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
-import shutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ from anomaly_spotter import provenance
 from anomaly_spotter.errors import ConfigError, DatasetError, MissingExtraError
 from anomaly_spotter.files import write_json
 from anomaly_spotter.inputs.store import load_store
+from anomaly_spotter.scoring import conformal
 from anomaly_spotter.scoring.calibration import Calibration
-from anomaly_spotter.scoring.conformal import pictures_needed
 from anomaly_spotter.scoring.decision import placed_map
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 FEWEST_PICTURES = 4  # two to learn from, one to stop by, one to calibrate on
 BATCH = 8
+_RUN_FILES = ("last.ckpt", "best.ckpt", "history.jsonl", "pictures.u8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +65,32 @@ def fit(
     skip_bad: bool = False,
     show_progress: bool = False,
     decode_progress: Callable[[int, int], None] | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> Fitted:
     """Fit a detector on the good training pictures of ``dataset``.
 
     Args:
         dataset: Only its training samples are read.
         config: All settings.
-        run_dir: Checkpoints and the history; emptied first unless ``resume``.
+        run_dir: Checkpoints and the history: a new folder, or that of an earlier run, which is then replaced unless
+            ``resume``.
         resume: Continue an interrupted run with the same settings and pictures to the same result.
         skip_bad: Leave unusable pictures out instead of stopping.
         show_progress: Draw a progress bar for training on the terminal.
         decode_progress: Called with (done, total) while pictures are read.
+        announce: Told in one line each what the user should know before training starts.
 
     Raises:
         DatasetError: Unusable or too few pictures.
-        ConfigError: ``resume`` with other settings or pictures than the run began with.
+        ConfigError: ``resume`` with other settings or pictures than the run began with, or ``run_dir`` is a folder
+            with something else in it.
         MissingExtraError: PyTorch or Lightning is not installed.
         Interrupted: Ctrl-C before anything worth keeping existed.
     """
+    if not dataset.train:
+        raise DatasetError(
+            f"{dataset.root}: no good training pictures with layout {dataset.layout}; add some or name another layout"
+        )
     train_unet = _import_training()
     started = time.perf_counter()
     digest = dataclasses.replace(
@@ -89,26 +98,33 @@ def fit(
     ).digest()  # what training depends on, nothing else
     _open_run(run_dir, {"config": config.to_dict(), "data_sha256": digest}, resume)
     spill = run_dir / "pictures.u8"
-    store = load_store(
-        [sample.path for sample in dataset.train],
-        config.preprocessing,
-        spill,
-        skip_bad=skip_bad,
-        progress=decode_progress,
-    )
-    split = split_good(len(store.pictures), config)
-    result = train_unet(
-        store.pictures[split.train],
-        store.pictures[split.validation],
-        config,
-        run_dir,
-        resume=resume,
-        show_progress=show_progress,
-    )
-    calibration = Calibration.fit(
-        good_maps(result.model, store, split.calibration, config), config.scoring, config.calibration
-    )
-    spill.unlink(missing_ok=True)
+    try:
+        store = load_store(
+            [sample.path for sample in dataset.train],
+            config.preprocessing,
+            spill,
+            skip_bad=skip_bad,
+            progress=decode_progress,
+        )
+        split = split_good(len(store.pictures), config)
+        if announce is not None:
+            for remark in _remarks(store, split, config):
+                announce(remark)
+        result = train_unet(
+            store.pictures,
+            split.train,
+            split.validation,
+            config,
+            run_dir,
+            resume=resume,
+            show_progress=show_progress,
+        )
+        calibration = Calibration.fit(
+            good_maps(result.model, store, split.calibration, config), config.scoring, config.calibration
+        )
+    finally:
+        with contextlib.suppress(OSError):  # Windows keeps a mapped file; the next run replaces it
+            spill.unlink(missing_ok=True)
     return Fitted(
         store.preprocessor,
         result.model,
@@ -131,6 +147,7 @@ def fit(
             "fit_seconds": round(time.perf_counter() - started, 2),
             "train_pictures_per_second": round(result.pictures_per_second, 2),
             "skipped": [reason for _, reason in store.skipped],
+            "notes": store.notes,
             "history": result.history,
         },
     )
@@ -168,16 +185,28 @@ def good_maps(
 
 
 def _calibration_count(count: int, config: CalibrationConfig) -> int:
-    needed = pictures_needed(config.false_reject_rate, config.confidence)
+    needed = conformal.pictures_needed(config.false_reject_rate, config.confidence)
     wanted = max(needed, math.floor(count * config.min_fraction))
     return max(1, min(wanted, math.floor(count * config.max_fraction)))
+
+
+def _remarks(store: PictureStore, split: Split, config: SpotterConfig) -> Iterator[str]:
+    yield from (f"left out: {reason}" for _, reason in store.skipped)
+    yield from (f"{count} pictures: {note}" for note, count in store.notes.items())
+    wanted = config.calibration
+    promise = conformal.promise(len(split.calibration), wanted.false_reject_rate, wanted.confidence)
+    if not promise.is_kept:
+        yield promise.words(wanted.max_fraction)
 
 
 def _open_run(run_dir: Path, identity: dict[str, Any], resume: bool) -> None:
     """Bind the run folder to its settings and pictures, so that a resume cannot mix two runs."""
     record = run_dir / "run.json"
     if resume and record.is_file():
-        before = json.loads(record.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError:
+            raise ConfigError(f"{record} is damaged; leave --resume out to start over") from None
         changed = [key for key in identity if before.get(key) != identity[key]]
         if changed:
             what = "settings" if "config" in changed else "good pictures"
@@ -186,8 +215,10 @@ def _open_run(run_dir: Path, identity: dict[str, Any], resume: bool) -> None:
                 "pictures, or leave --resume out to start over"
             )
         return
-    if run_dir.exists():
-        shutil.rmtree(run_dir)
+    if run_dir.is_dir() and any(run_dir.iterdir()) and not record.is_file():
+        raise ConfigError(f"{run_dir} holds something else than an earlier run; choose a new folder")
+    for name in _RUN_FILES:
+        (run_dir / name).unlink(missing_ok=True)
     write_json(record, identity)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -78,6 +79,7 @@ class Spotter:
         skip_bad: bool = False,
         show_progress: bool = False,
         decode_progress: Callable[[int, int], None] | None = None,
+        announce: Callable[[str], None] | None = None,
     ) -> Self:
         """Learn what good parts look like, and calibrate the decision on held-out good pictures.
 
@@ -86,11 +88,13 @@ class Spotter:
                 training pictures are used.
             category: Category below a data set root.
             config: Settings; by default the preset ``default`` (see :meth:`SpotterConfig.load`).
-            run_dir: Folder for checkpoints; a temporary one by default, which cannot be resumed.
+            run_dir: Folder for checkpoints, a new one or that of an earlier run; a temporary one by default, which
+                cannot be resumed.
             resume: Continue the run in ``run_dir`` after an interruption, to the same result.
             skip_bad: Leave unusable pictures out (listed in ``provenance["skipped"]``) instead of raising.
             show_progress: Draw a progress bar with the time remaining on the terminal.
             decode_progress: Called with (done, total) while pictures are read.
+            announce: Told in one line each, before training starts, what the user should know about the pictures.
 
         Raises:
             DatasetError: Missing folder, unusable or too few pictures.
@@ -110,13 +114,14 @@ class Spotter:
                 skip_bad=skip_bad,
                 show_progress=show_progress,
                 decode_progress=decode_progress,
+                announce=announce,
             )
         return cls(config, fitted.preprocessor, fitted.model, fitted.calibration, fitted.provenance)
 
     @overload
     def inspect(self, picture: str | Path, *, threshold: float | None = None) -> Inspection: ...  # type: ignore[overload-overlap]
     @overload
-    def inspect(self, picture: NDArray[Any], *, threshold: float | None = None) -> Inspection: ...
+    def inspect(self, picture: NDArray[Any], *, threshold: float | None = None) -> Any: ...
     @overload
     def inspect(
         self, picture: Sequence[str | Path | NDArray[Any]], *, threshold: float | None = None
@@ -131,16 +136,18 @@ class Spotter:
         """Decide about one picture, or about each of a sequence.
 
         Args:
-            picture: A file, an array ``uint8``/``uint16`` ``[H, W]``, ``[H, W, 3]`` (RGB) or ``[H, W, 4]``, or a
-                sequence of files and arrays of any sizes.
+            picture: A file, an array ``uint8``/``uint16`` ``[H, W]``, ``[H, W, 3]`` (RGB) or ``[H, W, 4]``, a sequence
+                of files and arrays of any sizes, or a batch ``[B, H, W, C]``.
             threshold: Decision limit instead of the calibrated one, on the scale of the scores.
 
         Returns:
-            One :class:`Inspection`, or a list in the order given.
+            One :class:`Inspection`, or for a sequence or batch a list in the order given.
 
         Raises:
             PictureError: A picture cannot be read; use :meth:`inspect_stream` to go on past bad ones.
         """
+        if isinstance(picture, np.ndarray) and picture.ndim == 4:
+            picture = list(picture)
         if isinstance(picture, str | Path | np.ndarray):
             return self.inspect([picture], threshold=threshold)[0]
         results = []
@@ -162,6 +169,8 @@ class Spotter:
         Yields:
             The picture as given, with its inspection or the :class:`PictureError` that says why there is none.
         """
+        if threshold is not None and math.isnan(threshold):
+            raise SpotterError("the threshold must be a number, found NaN; 1.0 is the limit as calibrated")
         judge = Judge(self.config.scoring, self.calibration, self.preprocessor)
         for batch in _batches(read_ahead(pictures, self.preprocessor.white_level)):
             readable = [picture for _, picture in batch if isinstance(picture, Picture)]

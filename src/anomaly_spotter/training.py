@@ -7,18 +7,23 @@ A run that was killed and resumed therefore ends with the same weights as one th
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
+import math
+import pickle
 import signal
 import threading
 import time
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L  # noqa: N812  the library's own convention
 import numpy as np
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from rich.console import Console
 from rich.progress import (
@@ -31,7 +36,7 @@ from rich.progress import (
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from anomaly_spotter.errors import Interrupted
+from anomaly_spotter.errors import Interrupted, SpotterError
 from anomaly_spotter.files import write_atomic
 from anomaly_spotter.inputs.augment import augment
 from anomaly_spotter.inputs.preprocess import to_network
@@ -40,7 +45,6 @@ from anomaly_spotter.models.unet import UNet, UNetModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -67,8 +71,9 @@ class TrainingResult:
 
 
 def train_unet(
-    train: NDArray[np.uint8],
-    validation: NDArray[np.uint8],
+    pictures: NDArray[np.uint8],
+    train: NDArray[np.int64],
+    validation: NDArray[np.int64],
     config: SpotterConfig,
     run_dir: Path,
     *,
@@ -78,8 +83,9 @@ def train_unet(
     """Train the autoencoder on good canvas pictures.
 
     Args:
-        train: ``uint8 [N, H, W, C]``, in memory or memory-mapped.
-        validation: ``uint8 [M, H, W, C]``, held out for early stopping and the choice of the best epoch.
+        pictures: ``uint8 [N, H, W, C]``, in memory or memory-mapped; never copied as a whole.
+        train: Indices of the pictures to learn from.
+        validation: Indices of those held out for early stopping and the choice of the best epoch.
         config: The whole configuration.
         run_dir: Checkpoints and the history go here.
         resume: Continue after the last finished epoch found in ``run_dir``.
@@ -87,20 +93,22 @@ def train_unet(
 
     Raises:
         Interrupted: Ctrl-C before the first epoch ended.
+        SpotterError: Training diverged, or a checkpoint cannot be written or read.
     """
     settings = config.training
-    batches = _loader(_Corrupted(train, config), settings, training=True)
-    module = _Restoration(train.shape[3], config, steps=len(batches))
+    batches = _loader(_Corrupted(pictures, train, config), settings, training=True)
+    module = _Restoration(pictures.shape[3], config, steps=len(batches))
     book, stop = _Book(run_dir / "history.jsonl", settings, show_progress), _StopRequest()
     callbacks: list[Callback] = [book, stop]
     if settings.patience is not None:
-        callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=True))
+        callbacks.append(
+            _EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=True)
+        )
     # "best" stands before "last": a kill between the two writes then only repeats the epoch.
     callbacks += [
         _checkpoint(run_dir, "best", monitor="val_loss"),
         _checkpoint(run_dir, "last", monitor=None),
     ]
-    last = run_dir / "last.ckpt"
     with _quiet(), stop.on_ctrl_c():
         trainer = L.Trainer(
             accelerator="auto",
@@ -114,19 +122,26 @@ def train_unet(
             num_sanity_val_steps=0,
             deterministic="warn",
             use_distributed_sampler=False,
+            plugins=[_AtomicCheckpoints()],
         )
-        with contextlib.suppress(Interrupted):
+        try:
             trainer.fit(
                 module,
                 batches,
-                _loader(_Corrupted(validation, config, fixed=True), settings, training=False),
-                ckpt_path=str(last) if resume and last.is_file() else None,
+                _loader(_Corrupted(pictures, validation, config, fixed=True), settings, training=False),
+                ckpt_path=_resumable(run_dir) if resume else None,
                 weights_only=True,
             )
-    if not (run_dir / "best.ckpt").is_file():
-        raise Interrupted
-    weights = torch.load(run_dir / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(weights)
+        except Interrupted:
+            if not book.history:
+                raise
+        finally:
+            book.bar.stop()
+    if not any(math.isfinite(row["val_loss"]) for row in book.history):
+        raise SpotterError(
+            "training diverged: no validation loss is finite; use a smaller training.learning_rate"
+        )
+    module.load_state_dict(_read_checkpoint(run_dir / "best.ckpt")["state_dict"])
     return TrainingResult(
         UNetModel(module.network.cpu().float(), config.model),
         book.history,
@@ -187,23 +202,33 @@ class _Restoration(L.LightningModule):
 class _Corrupted(Dataset[Any]):
     """(corrupted, good) pairs, addressed by ``(epoch, index)`` so that each draw can be repeated."""
 
-    def __init__(self, pictures: NDArray[np.uint8], config: SpotterConfig, *, fixed: bool = False) -> None:
-        self.pictures, self.config, self.fixed = pictures, config, fixed
+    def __init__(
+        self,
+        pictures: NDArray[np.uint8],
+        indices: NDArray[np.int64],
+        config: SpotterConfig,
+        *,
+        fixed: bool = False,
+    ) -> None:
+        self.pictures, self.indices, self.config, self.fixed = pictures, indices, config, fixed
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.indices)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         epoch, index = key
         strength, seed = self.config.training.corruption, self.config.training.seed
         rng = np.random.default_rng([seed, _VALIDATION_EPOCH if self.fixed else epoch, index])
-        good = np.asarray(self.pictures[index])
+        good = self._picture(index)
         if not self.fixed:
             good = augment(good, self.config.augmentation, rng)
         if not strength:
             return good, good
-        donor = np.asarray(self.pictures[rng.integers(len(self.pictures))])
+        donor = self._picture(int(rng.integers(len(self))))
         return corrupt(good, donor, rng, strength)[0], good
+
+    def _picture(self, index: int) -> NDArray[np.uint8]:
+        return np.asarray(self.pictures[self.indices[index]])
 
 
 class _EpochSampler(Sampler[tuple[int, int]]):
@@ -256,6 +281,39 @@ def _checkpoint(run_dir: Path, name: str, monitor: str | None) -> ModelCheckpoin
     return ModelCheckpoint(
         run_dir, filename=name, monitor=monitor, save_on_train_epoch_end=True, enable_version_counter=False
     )
+
+
+def _resumable(run_dir: Path) -> str | None:
+    last = run_dir / "last.ckpt"
+    if not last.is_file():
+        return None
+    _read_checkpoint(last)  # a damaged one is named here, not in a traceback of Lightning's
+    return str(last)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        raise SpotterError(f"the checkpoint {path} is damaged; train again without --resume") from None
+    return found
+
+
+class _AtomicCheckpoints(TorchCheckpointIO):
+    """Lightning writes to the system's temporary folder and moves, which is a copy where that is another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_atomic(Path(path), buffer.getvalue())
+
+
+class _EarlyStopping(EarlyStopping):
+    """Remembers across a resume that it had already stopped; Lightning restores the count but trains on."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 class _StopRequest(Callback):
@@ -348,9 +406,6 @@ class _Book(Callback):
             loss=f"validation loss {row['val_loss']:.4f}",
         )
 
-    def teardown(self, *_: object, **__: object) -> None:
-        self.bar.stop()
-
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
@@ -360,5 +415,7 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
-    logger.setLevel(level)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -85,7 +85,10 @@ def test_evaluate_writes_json_and_report(trained, data_root, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "e.json").read_text())
     assert found["image"]["auroc"] == 1.0
+    assert {"evaluated", "unreadable"} <= set(found)
     page = Path(last_line(done))
+    pictures = {path.name for path in page.parent.glob("*.png")}
+    assert {"scores.png", "roc.png", "training.png", "worst_misses_and_false_rejects.png"} <= pictures
     assert page == tmp_path / "r/report.html"
     assert "At most 1 in 10 good parts" in page.read_text(encoding="utf-8")
 
@@ -202,6 +205,24 @@ def test_process_all_resumes_where_it_was(tmp_path):
     assert "disc: training" in second.stderr
 
 
+def test_a_category_without_test_pictures_is_trained_only(tmp_path):
+    root = write_dataset(tmp_path / "data", train=12, test=1)
+    shutil.rmtree(root / "disc/test")
+    shutil.rmtree(root / "disc/ground_truth")
+    done = run("process-all", "--data", root, "--out", tmp_path / "out", *sets())
+    assert done.returncode == 0, done.stderr
+    assert "no test pictures, trained only" in done.stderr
+    assert (tmp_path / "out/models/disc-unet.spot").is_file()
+
+
+def test_a_category_name_cannot_lead_out_of_the_folder(data_root, tmp_path):
+    lines = [f"{path},train,good,../../evil" for path in sorted((data_root / "disc/train/good").iterdir())]
+    (tmp_path / "m.csv").write_text("path,split,label,category\n" + "\n".join(lines) + "\n")
+    done = run("train", "--data", tmp_path / "m.csv", "--out", tmp_path / "out", *sets())
+    assert done.returncode == 0, done.stderr
+    assert Path(last_line(done)).parent == tmp_path / "out/models"
+
+
 def test_one_failing_category_does_not_stop_the_others(tmp_path):
     root = write_dataset(tmp_path / "data", train=12, test=3)
     shutil.copytree(root / "disc", root / "bad")
@@ -228,6 +249,7 @@ def test_bad_input_gets_one_clear_line(trained, data_root, tmp_path):
         (("evaluate", "--bundle", trained, "--data", data_root / "disc/train/good"), "test pictures"),
         (("predict", "--bundle", tmp_path / "none.spot", tmp_path), "does not exist"),
         (("predict", "--bundle", trained, empty), "no pictures"),
+        (("predict", "--bundle", trained, "--threshold", "nan", data_root), "must be a number"),
         (("info", data_root / "disc/train/good/000.png"), "bundle"),
         (("sample", "--out", tmp_path / "s", "--category", "spoon"), "spoon"),
         (("process-all", "--data", data_root, "--engine", "ray"), "--engine local"),

@@ -338,8 +338,6 @@ def test_csv_in_a_folder(table: Path) -> None:
             "line 4: ./a.png is listed",
         ),
         ("path,split,label,mask\na.png,train,good,\nb.png,test,1,m9.png\n", "line 3: mask 'm9.png'"),
-        ("path,split,label\na.png,test,good\n", "no good training pictures"),
-        ("path,split,label\na.png,train,burr\n", "no good training pictures"),
         ("path,split,label\n", "no pictures"),
     ],
 )
@@ -388,9 +386,6 @@ def test_errors(mvtec: Path) -> None:
     assert "cannot be read" in refusal(mvtec, "x" * 400)
     (mvtec / "empty").mkdir()
     assert "no pictures" in refusal(mvtec, "empty")
-    shutil.rmtree(mvtec / "screw/train/good")
-    (mvtec / "screw/train/good").mkdir()
-    assert "no good training pictures" in refusal(mvtec, "screw")
     with pytest.raises(DatasetError):
         find_categories(mvtec / "nowhere")
     with pytest.raises(DatasetError):
@@ -424,8 +419,7 @@ def test_digest(mvtec: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     changes.add(dataset.digest())
     assert len(changes) == 4
     (mvtec / "screw/train/good/001.png").unlink()
-    with pytest.raises(DatasetError, match=r"001\.png"):
-        dataset.digest()
+    assert dataset.digest() not in changes  # an unreadable file is no error here, but another data set
 
 
 # --- real data --------------------------------------------------------------------------------------------------------

@@ -56,6 +56,34 @@ def test_all_bad_pictures_are_named_at_once_and_can_be_skipped(tmp_path):
     assert [path.name for path, _ in found.skipped] == ["01.png", "04.png"]
 
 
+def test_equal_pictures_count_once_and_are_named(tmp_path):
+    paths = pictures(tmp_path, 5)
+    paths.append(tmp_path / "copy.bmp")
+    paths[-1].write_bytes(cv2.imencode(".bmp", cv2.imread(str(paths[2]), cv2.IMREAD_GRAYSCALE))[1].tobytes())
+    found = store.load_store(paths, CONFIG, tmp_path / "spill")
+    assert found.paths == tuple(paths[:5])
+    assert found.skipped[0][0] == paths[-1]
+    assert "the same picture as" in found.skipped[0][1]
+
+
+def test_what_decoding_did_is_counted(tmp_path):
+    rng = np.random.default_rng(1)
+    paths = [
+        write_png(tmp_path / f"{i}.png", rng.integers(0, 4096, (40, 40), dtype=np.uint16)) for i in range(3)
+    ]
+    found = store.load_store(paths, CONFIG, tmp_path / "spill")
+    assert list(found.notes.values()) == [3]
+    assert found.preprocessor.white_level == 4095
+    assert found.pictures.max() > 200
+
+
+def test_a_full_disk_is_noticed_before_the_map_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "MEMORY_LIMIT", 1000)
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(DatasetError, match="free some space"):
+        store.load_store(pictures(tmp_path, 4), CONFIG, tmp_path / "spill")
+
+
 def test_colour_decides_the_channels(tmp_path):
     assert (
         store.load_store(

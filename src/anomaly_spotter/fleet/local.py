@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from anomaly_spotter.bundle import SUFFIX
-from anomaly_spotter.errors import DatasetError, SpotterError
+from anomaly_spotter.errors import DatasetError, Interrupted, SpotterError
 from anomaly_spotter.files import write_json
 from anomaly_spotter.inputs.layouts import find_categories, load_dataset
 from anomaly_spotter.spotter import Spotter
@@ -42,12 +43,14 @@ class Summary:
         results: Evaluation JSON by category, see :class:`anomaly_spotter.evaluation.Evaluation`.
         reports: HTML report by category.
         failed: Reason by category that could not be finished.
+        untested: Categories that were trained but have no test pictures.
     """
 
     table: Path
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     reports: dict[str, Path] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    untested: list[str] = field(default_factory=list)
 
 
 def train_category(
@@ -59,6 +62,7 @@ def train_category(
     skip_bad: bool = False,
     show_progress: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> Trained:
     """Fit one category and write ``out/models/C-M.spot``, ``out/metrics/C-M.train.json`` and the run folder.
 
@@ -74,6 +78,7 @@ def train_category(
         skip_bad=skip_bad,
         show_progress=show_progress,
         decode_progress=progress,
+        announce=announce,
     )
     bundle = spotter.save(out / "models" / f"{name}{SUFFIX}")
     write_json(out / "metrics" / f"{name}.train.json", spotter.describe())
@@ -107,6 +112,7 @@ def process_all(
 
     Raises:
         DatasetError: No category found.
+        Interrupted: Ctrl-C; what was finished is kept, and ``resume`` goes on.
     """
     from anomaly_spotter.reporting import FILE_NAME, write_evaluation_report  # plots are slow to import
 
@@ -120,12 +126,24 @@ def process_all(
             dataset = load_dataset(data, category, layout)
             result_file = out / "metrics" / f"{_name(dataset.category, config)}.json"
             report_dir = out / "reports" / _name(dataset.category, config)
-            finished = _finished(result_file, dataset, config) if resume else None
+            finished = _finished(result_file, out, dataset, config) if resume else None
             if finished is None:
                 announce(f"{where}: training")
                 trained = train_category(
-                    dataset, config, out, resume=resume, skip_bad=skip_bad, show_progress=show_progress
+                    dataset,
+                    config,
+                    out,
+                    resume=resume,
+                    skip_bad=skip_bad,
+                    show_progress=show_progress,
+                    announce=announce,
                 )
+                if trained.spotter.provenance["interrupted"]:
+                    raise Interrupted
+                if not dataset.test:
+                    announce(f"{where}: no test pictures, trained only")
+                    summary.untested.append(category)
+                    continue
                 announce(f"{where}: evaluating")
                 evaluation = trained.spotter.evaluate(dataset)
                 write_evaluation_report(trained.spotter, evaluation, report_dir)
@@ -138,16 +156,22 @@ def process_all(
         except SpotterError as error:
             announce(f"{where}: failed: {error}")
             summary.failed[category] = f"{category}: {error}"
-    write_json(summary.table, {"categories": summary.results, "failed": summary.failed})
+    write_json(
+        summary.table, {"categories": summary.results, "failed": summary.failed, "untested": summary.untested}
+    )
     return summary
 
 
 def _name(category: str, config: SpotterConfig) -> str:
-    return f"{category}-{config.model.name}"
+    """File name of a category's results; a name from a manifest must not lead out of the folder."""
+    safe = re.sub(r"[^\w\-. ]", "_", category).strip(". ") or "category"
+    return f"{safe}-{config.model.name}"
 
 
-def _finished(result_file: Path, dataset: Dataset, config: SpotterConfig) -> dict[str, Any] | None:
-    """The stored result, if it came from the same pictures and settings."""
+def _finished(result_file: Path, out: Path, dataset: Dataset, config: SpotterConfig) -> dict[str, Any] | None:
+    """The stored result, if it came from the same pictures and settings and its bundle is still there."""
+    if not (out / "models" / f"{_name(dataset.category, config)}{SUFFIX}").is_file():
+        return None
     try:
         stored = json.loads(result_file.read_text(encoding="utf-8"))
         same_settings = stored["bundle"]["config"] == config.to_dict()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+import hashlib
+import shutil
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -37,7 +39,8 @@ class PictureStore:
         pictures: ``uint8 [N, H, W, C]`` on the canvas, in memory or memory-mapped.
         shapes: ``(height, width)`` of each original picture.
         paths: The files, in the same order.
-        skipped: Unusable files with the reason; not in ``pictures``.
+        skipped: Files that are not in ``pictures``, with the reason: unusable, or the same pixels as another one.
+        notes: What decoding did to how many pictures, for example ``{"16-bit scaled to 8-bit": 320}``.
         preprocessor: The geometry fitted on these pictures.
     """
 
@@ -45,6 +48,7 @@ class PictureStore:
     shapes: tuple[tuple[int, int], ...]
     paths: tuple[Path, ...]
     skipped: tuple[tuple[Path, str], ...]
+    notes: dict[str, int]
     preprocessor: Preprocessor
 
 
@@ -56,7 +60,10 @@ def load_store(
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> PictureStore:
-    """Fit the geometry and decode every good picture once.
+    """Fit the geometry and decode every good picture once (a small sample twice, to learn colour and bit depth).
+
+    Equal pictures are kept once: calibration counts independent parts, and a copy on both sides of the split would
+    make the held-out scores too good to be true.
 
     Args:
         paths: Good pictures.
@@ -66,7 +73,8 @@ def load_store(
         progress: Called with (done, total).
 
     Raises:
-        DatasetError: Unusable pictures, all named in one message; with ``skip_bad`` only if none is left.
+        DatasetError: Unusable pictures, all named in one message; with ``skip_bad`` only if none is left. Or the disk
+            has no room for the memory map.
     """
     bad: dict[Path, str] = {}
     sizes: dict[Path, tuple[int, int]] = {}
@@ -89,11 +97,17 @@ def load_store(
     pictures = _allocate(shape, spill)
     shapes: list[tuple[int, int]] = []
     kept: list[Path] = []
+    copies: dict[Path, str] = {}
+    seen: dict[bytes, Path] = {}
+    notes: Counter[str] = Counter()
     decoded = read_ahead(usable, preprocessor.white_level)
     for done, (path, picture) in enumerate(decoded, start=1):
         if isinstance(picture, PictureError):
             bad[path] = str(picture)
+        elif (twin := seen.setdefault(_fingerprint(picture.pixels), path)) is not path:
+            copies[path] = f"{path}: the same picture as {twin}; it counts once"
         else:
+            notes.update(picture.notes)
             pictures[len(kept)] = preprocessor.prepare(picture.pixels)
             shapes.append((picture.pixels.shape[0], picture.pixels.shape[1]))
             kept.append(path)
@@ -101,8 +115,17 @@ def load_store(
             progress(done, len(usable))
     _complain(bad, kept, skip_bad)
     return PictureStore(
-        pictures[: len(kept)], tuple(shapes), tuple(kept), tuple(sorted(bad.items())), preprocessor
+        pictures[: len(kept)],
+        tuple(shapes),
+        tuple(kept),
+        tuple(sorted((bad | copies).items())),
+        dict(notes),
+        preprocessor,
     )
+
+
+def _fingerprint(pixels: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
 
 
 def read_ahead(sources: Iterable[Source], white: int) -> Iterator[tuple[Source, Picture | PictureError]]:
@@ -135,6 +158,14 @@ def _allocate(shape: tuple[int, ...], spill: Path) -> NDArray[np.uint8]:
     if int(np.prod(shape, dtype=np.int64)) <= MEMORY_LIMIT:
         return np.empty(shape, dtype=np.uint8)
     spill.parent.mkdir(parents=True, exist_ok=True)
+    needed, free = int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(spill.parent).free
+    if (
+        needed > free
+    ):  # writing into the hole of a sparse file on a full disk kills the process without a word
+        raise DatasetError(
+            f"{spill.parent} has {free / 2**30:.1f} GiB free, the prepared pictures need {needed / 2**30:.1f}; "
+            "free some space or choose another --out"
+        )
     return np.memmap(spill, dtype=np.uint8, mode="w+", shape=shape)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from anomaly_spotter.config import CalibrationConfig, ScoringConfig
 
-_PIXELS_PER_PICTURE = 65_536  # bounds the memory of the pixel quantiles
+_PIXELS_PER_PICTURE = 16_384  # a random sample bounds the memory of the pixel quantiles
 _SMALLEST_SCALE = 1e-9  # a model without any error on good parts still gets a finite scale
 
 
@@ -53,14 +53,18 @@ class Calibration:
         """Calibrate on raw, smoothed maps ``float32 [h, w]`` of good pictures; read once, streamed.
 
         Raises:
-            ValueError: No map at all.
+            ValueError: No map at all, or a map with a value that is not finite.
         """
+        rng = np.random.default_rng(0)
         raw_scores: list[float] = []
         pixels: list[NDArray[np.float32]] = []
         for raw_map in raw_maps:
             raw_scores.append(image_score(raw_map, scoring))
-            pixels.append(raw_map.ravel()[:: -(-raw_map.size // _PIXELS_PER_PICTURE)].copy())
+            sampled = rng.choice(raw_map.size, min(raw_map.size, _PIXELS_PER_PICTURE), replace=False)
+            pixels.append(raw_map.ravel()[sampled])
         raw = np.sort(np.asarray(raw_scores, dtype=np.float64))
+        if not np.isfinite(raw).all():
+            raise ValueError("an anomaly map holds values that are not finite; the model is broken")
         promise = conformal.promise(len(raw), calibration.false_reject_rate, calibration.confidence)
         good_pixels = np.concatenate(pixels)
         centre = float(np.median(good_pixels))

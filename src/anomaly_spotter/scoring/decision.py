@@ -5,6 +5,7 @@ The image score decides first; a mask is drawn only where the verdict is DEFECT,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from skimage.filters import threshold_otsu
 from skimage.measure import label, regionprops
 
+from anomaly_spotter.errors import SpotterError
 from anomaly_spotter.scoring.inspection import Inspection, Region, Verdict
 from anomaly_spotter.scoring.maps import min_max, smooth
 
@@ -54,6 +56,10 @@ class Judge:
         """
         raw = placed_map(canvas_map, picture.pixels.shape, self.preprocessor, self.config)
         score = self.calibration.score(raw, self.config)
+        if not math.isfinite(score):
+            raise SpotterError(
+                "the model gave a score that is not finite; its weights are broken, train again"
+            )
         limit = self.calibration.threshold if threshold is None else threshold
         verdict = Verdict.DEFECT if score > limit else Verdict.OK
         pixel_scores = self.preprocessor.map_to_picture(self.calibration.normalise(raw), picture.pixels.shape)

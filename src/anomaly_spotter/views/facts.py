@@ -262,7 +262,7 @@ def provenance(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, st
     """Groups of (label, value): what a reader needs to make the same detector again."""
     bundle, data = section(summary, "bundle"), section(summary, "data")
     counts = section(bundle, "train_counts")
-    versions = section(bundle, "versions")
+    versions, evaluated = section(bundle, "versions"), section(summary, "evaluated")
     tested = ", ".join(
         f"{clean(str(name))} {whole(count)}" for name, count in section(data, "counts").items()
     )
@@ -271,11 +271,10 @@ def provenance(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, st
         ("Detector", [
             ("Preset", _text(bundle.get("preset"))),
             ("Model", _text(bundle.get("model"))),
-            ("Trained", _text(bundle.get("created")).replace("T", " ").replace("+00:00", " UTC")),
+            ("Trained", _moment(bundle)),
             ("Training time", duration(bundle.get("fit_seconds"))),
             ("Epochs", whole(bundle.get("epochs")) + (", stopped by hand" if bundle.get("interrupted") is True else "")),
             ("Seed", _text(bundle.get("seed"))),
-            ("Bundle format", _text(bundle.get("format"))),
         ]),
         ("Data", [
             ("Category", _text(data.get("category", bundle.get("category")))),
@@ -290,7 +289,17 @@ def provenance(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, st
             ("Machine", _text(bundle.get("machine"))),
             ("Libraries", ", ".join(f"{name} {version}" for name, version in versions.items()) or DASH),
         ]),
+        ("This measurement", [
+            ("Made", _moment(evaluated)),
+            ("Anomaly Spotter", _text(evaluated.get("version"))),
+            ("Source commit", _text(evaluated.get("commit"))),
+            ("Machine", _text(evaluated.get("machine"))),
+        ]),
     ]  # fmt: skip
+
+
+def _moment(origin: Mapping[str, Any]) -> str:
+    return _text(origin.get("created")).replace("T", " ").replace("+00:00", " UTC")
 
 
 def settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -299,11 +308,11 @@ def settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def left_out(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Pictures that could not be used: ``skipped`` of the training data, ``skipped`` or ``unreadable`` of the test data."""
-    bundle, data = section(summary, "bundle"), section(summary, "data")
+    """Pictures that could not be used: ``skipped`` of the training data, ``unreadable`` of the test data."""
+    bundle = section(summary, "bundle")
     groups = [
         ("Training", _lines(bundle.get("skipped"))),
-        ("Test", [*_lines(data.get("skipped")), *_lines(summary.get("unreadable"))]),
+        ("Test", _lines(summary.get("unreadable"))),
     ]
     return [(name, lines) for name, lines in groups if lines]
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from anomaly_spotter.scoring.conformal import Promise
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from anomaly_spotter.evaluation import Evaluation
     from anomaly_spotter.inputs.findings import Audit
@@ -60,11 +66,18 @@ def inspection_to_dict(found: Inspection) -> dict[str, Any]:
                 "peak": region.peak,
                 "peak_position": list(region.peak_position),
                 "mean_score": region.mean_score,
+                "contour": _polygon(region.contour),
             }
             for region in found.regions
         ],
         "notes": list(found.notes),
     }
+
+
+def _polygon(contour: NDArray[np.int32]) -> list[list[int]]:
+    """The outline with the points left out that lie within half a pixel of it."""
+    points = np.asarray(cv2.approxPolyDP(contour, 0.5, closed=True), dtype=np.int32).reshape(-1, 2)
+    return [[int(x), int(y)] for x, y in points]
 
 
 def print_audit(found: Audit) -> None:
@@ -142,8 +155,9 @@ def print_summary(results: Mapping[str, Mapping[str, Any]], reports: Mapping[str
         console.print(f"report {category}: {report}", soft_wrap=True, highlight=False, markup=False)
 
 
-def print_manifest(path: Path, manifest: Mapping[str, Any], promise: str) -> None:
+def print_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     """A bundle's story: what, when, on what, and what it promises."""
+    promise = Promise(**manifest["calibration"]["promise"])
     console = Console()
     origin, geometry = manifest["provenance"], manifest["preprocessing"]
     counts = origin.get("train_counts", {})
@@ -159,7 +173,7 @@ def print_manifest(path: Path, manifest: Mapping[str, Any], promise: str) -> Non
         "anomaly-spotter": f"{origin.get('version')}{commit}",
         "versions": ", ".join(f"{name} {version}" for name, version in origin.get("versions", {}).items()),
         "decision limit": f"score > {manifest['calibration']['threshold']:.4g}",
-        "promise": promise,
+        "promise": promise.words(manifest["config"]["calibration"]["max_fraction"]),
     }
     table = Table(show_header=False)
     for label, value in rows.items():

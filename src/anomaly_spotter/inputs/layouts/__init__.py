@@ -74,7 +74,7 @@ def load_dataset(data: str | Path, category: str | None = None, layout: str | No
         layout: One of :data:`LAYOUTS`; found by itself if not given.
 
     Raises:
-        DatasetError: Missing, unknown, ambiguous, or without a good training picture.
+        DatasetError: Missing, unknown, ambiguous, or without pictures.
     """
     data = _path(data)
     _require_known(layout)
@@ -131,12 +131,7 @@ def _dataset(root: Path, category: str, layout: str, samples: Iterator[Sample]) 
         raise DatasetError(
             f"{root}: no pictures found with layout {layout}; check the path or name another layout"
         )
-    dataset = Dataset(root, category, layout, ordered)
-    if not dataset.train:
-        raise DatasetError(
-            f"{root}: no good training pictures with layout {layout}; add some or name another layout"
-        )
-    return dataset
+    return Dataset(root, category, layout, ordered)
 
 
 # --- which folder -----------------------------------------------------------------------------------------------------
