@@ -7,24 +7,20 @@ A run that was killed and resumed therefore ends with the same weights as one th
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
 import math
-import pickle
 import signal
 import threading
 import time
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L  # noqa: N812  the library's own convention
 import numpy as np
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -36,6 +32,7 @@ from rich.progress import (
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from anomaly_spotter.checkpoints import AtomicCheckpoints, keep_checkpoint, read_checkpoint, resumable
 from anomaly_spotter.errors import Interrupted, SpotterError
 from anomaly_spotter.files import write_atomic
 from anomaly_spotter.inputs.augment import augment
@@ -45,6 +42,7 @@ from anomaly_spotter.models.unet import UNet, UNetModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -106,8 +104,8 @@ def train_unet(
         )
     # "best" stands before "last": a kill between the two writes then only repeats the epoch.
     callbacks += [
-        _checkpoint(run_dir, "best", monitor="val_loss"),
-        _checkpoint(run_dir, "last", monitor=None),
+        keep_checkpoint(run_dir, "best", monitor="val_loss"),
+        keep_checkpoint(run_dir, "last", monitor=None),
     ]
     with _quiet(), stop.on_ctrl_c():
         trainer = L.Trainer(
@@ -122,14 +120,14 @@ def train_unet(
             num_sanity_val_steps=0,
             deterministic="warn",
             use_distributed_sampler=False,
-            plugins=[_AtomicCheckpoints()],
+            plugins=[AtomicCheckpoints()],
         )
         try:
             trainer.fit(
                 module,
                 batches,
                 _loader(_Corrupted(pictures, validation, config, fixed=True), settings, training=False),
-                ckpt_path=_resumable(run_dir) if resume else None,
+                ckpt_path=resumable(run_dir) if resume else None,
                 weights_only=True,
             )
         except Interrupted:
@@ -141,7 +139,7 @@ def train_unet(
         raise SpotterError(
             "training diverged: no validation loss is finite; use a smaller training.learning_rate"
         )
-    module.load_state_dict(_read_checkpoint(run_dir / "best.ckpt")["state_dict"])
+    module.load_state_dict(read_checkpoint(run_dir / "best.ckpt")["state_dict"])
     return TrainingResult(
         UNetModel(module.network.cpu().float(), config.model),
         book.history,
@@ -275,37 +273,6 @@ def _collate(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> tuple[
 
 def _draws(count: int, settings: TrainingConfig) -> int:
     return count if settings.pictures_per_epoch is None else settings.pictures_per_epoch
-
-
-def _checkpoint(run_dir: Path, name: str, monitor: str | None) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        run_dir, filename=name, monitor=monitor, save_on_train_epoch_end=True, enable_version_counter=False
-    )
-
-
-def _resumable(run_dir: Path) -> str | None:
-    last = run_dir / "last.ckpt"
-    if not last.is_file():
-        return None
-    _read_checkpoint(last)  # a damaged one is named here, not in a traceback of Lightning's
-    return str(last)
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
-        raise SpotterError(f"the checkpoint {path} is damaged; train again without --resume") from None
-    return found
-
-
-class _AtomicCheckpoints(TorchCheckpointIO):
-    """Lightning writes to the system's temporary folder and moves, which is a copy where that is another disk."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_atomic(Path(path), buffer.getvalue())
 
 
 class _EarlyStopping(EarlyStopping):
