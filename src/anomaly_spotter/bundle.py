@@ -144,4 +144,6 @@ def _read_member(path: Path, name: str, largest: int) -> bytes:
     except KeyError:
         raise BundleError(f"{path} is not an Anomaly Spotter bundle (no {name} inside)") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise BundleError(f"{path} is truncated or not a bundle ({error}); copy or train it again") from None
+        raise BundleError(
+            f"{path} is truncated or not a bundle ({error}); give the {SUFFIX} file that 'train' wrote"
+        ) from None

@@ -48,7 +48,9 @@ Layout = Annotated[
 BundleFile = Annotated[Path, typer.Option("--bundle", help="Model file (.spot) written by 'train'.")]
 Pictures = Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON to this file.")]
-Preset = Annotated[str, typer.Option(help="Settings to start from: default, or seed (the original recipe).")]
+Preset = Annotated[
+    str, typer.Option(help="Settings to start from: default, demo (quick), or seed (the original recipe).")
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file with settings on top of the preset.")
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import uuid
@@ -34,9 +35,8 @@ def write_atomic(path: Path, data: bytes) -> Path:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         reason = error.strerror or type(error).__name__
-        raise SpotterError(
-            f"cannot write {path}: {reason}; free some space or choose another folder"
-        ) from None
+        cure = "free some space" if error.errno == errno.ENOSPC else "choose another folder"
+        raise SpotterError(f"cannot write {path}: {reason}; {cure}") from None
     return path
 
 

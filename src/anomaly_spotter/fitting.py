@@ -196,7 +196,7 @@ def _remarks(store: PictureStore, split: Split, config: SpotterConfig) -> Iterat
     wanted = config.calibration
     promise = conformal.promise(len(split.calibration), wanted.false_reject_rate, wanted.confidence)
     if not promise.is_kept:
-        yield promise.words(wanted.max_fraction)
+        yield f"warning: {promise.words(wanted.max_fraction)}"
 
 
 def _open_run(run_dir: Path, identity: dict[str, Any], resume: bool) -> None:

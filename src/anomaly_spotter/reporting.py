@@ -67,7 +67,8 @@ def _write_pictures(content: ReportContent, threshold: float, folder: Path) -> N
         plots.save_figure(figure, folder / f"{name}.png")
     worst = [(found, _caption(found, "missed")) for found in content.misses]
     worst += [(found, _caption(found, "false reject")) for found in content.false_rejects]
-    write_picture(folder / "worst_misses_and_false_rejects.png", contact_sheet(worst))
+    if worst:
+        write_picture(folder / "worst_misses_and_false_rejects.png", contact_sheet(worst))
 
 
 def _caption(found: Inspection, what: str) -> str:

@@ -88,7 +88,7 @@ def test_evaluate_writes_json_and_report(trained, data_root, tmp_path):
     assert {"evaluated", "unreadable"} <= set(found)
     page = Path(last_line(done))
     pictures = {path.name for path in page.parent.glob("*.png")}
-    assert {"scores.png", "roc.png", "training.png", "worst_misses_and_false_rejects.png"} <= pictures
+    assert {"scores.png", "roc.png", "precision_recall.png", "recall_by_kind.png", "training.png"} <= pictures
     assert page == tmp_path / "r/report.html"
     assert "At most 1 in 10 good parts" in page.read_text(encoding="utf-8")
 

@@ -171,7 +171,7 @@ def _draw_title(canvas: Image.Image, inspection: Inspection, bottom: int) -> Non
         anchor="ls",
     )
     name_left = left + round(verdict_face.getlength(str(inspection.verdict))) + 16
-    name = inspection.source.name if inspection.source else "picture without a file"
+    name = "/".join(inspection.source.parts[-2:]) if inspection.source else "picture without a file"
     draw.text(
         (name_left, _MARGIN + 16),
         lettering.fit(name, name_face, right - name_left),

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from anomaly_spotter.inputs.findings import SHORTCUT_AUROC
 from anomaly_spotter.scoring.conformal import Promise
 
 if TYPE_CHECKING:
@@ -122,6 +123,16 @@ def print_evaluation(found: Evaluation) -> None:
     console.print(table)
     if summary["per_kind"]:
         console.print(_kind_table(summary["per_kind"]))
+    for name, value in summary["image"]["baselines"].items():
+        if value is not None and value >= SHORTCUT_AUROC:
+            what = name.removesuffix("_auroc").replace("_", " ")
+            console.print(
+                f"warning: {what} alone separates good from defective test pictures (AUROC {value:.2f}); "
+                "the AUROC above proves less than it seems",
+                soft_wrap=True,
+                highlight=False,
+                markup=False,
+            )
 
 
 def print_summary(results: Mapping[str, Mapping[str, Any]], reports: Mapping[str, Path]) -> None:

@@ -5,6 +5,7 @@ The layout is found by itself or named. One folder of pictures is enough: then a
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -235,7 +236,8 @@ def _require_folder(data: Path) -> None:
         return
     if data.exists():
         raise DatasetError(f"{data}: a file, but no CSV manifest; name a folder of pictures")
-    beside = [child.name for child in list_folders(data.parent)][:20]
+    names = [child.name for child in list_folders(data.parent)]
+    beside = difflib.get_close_matches(data.name, names, n=5, cutoff=0.4)
     hint = f"beside it: {', '.join(beside)}" if beside else "check the path"
     raise DatasetError(f"{data}: no such folder; {hint}")
 
