@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = "anomaly-spotter"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SUFFIX = ".spot"
 _MANIFEST, _WEIGHTS = "manifest.json", "model.safetensors"
 _LARGEST_MANIFEST = 64 * 2**20
@@ -47,7 +47,7 @@ class Bundle:
         preprocessing: The fitted geometry.
         calibration: The fitted constants.
         provenance: What was trained on what, when and with which versions.
-        arrays: The model's learned arrays by name.
+        arrays: Learned arrays by name: ``model.*``, ``preprocessing.*`` and ``location.*``.
     """
 
     config: dict[str, Any]

@@ -118,7 +118,8 @@ app.info.invoke_without_command = True
 def sample(
     out: Annotated[Path, typer.Option("--out", help="Folder to write the data set into.")],
     category: Annotated[
-        list[str] | None, typer.Option(help="capsule, hazelnut, screw; all if not given.")
+        list[str] | None,
+        typer.Option(help="board, cap, capsule, casting, fabric, hazelnut, rail, screw; all if not given."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same pictures.")] = 0,
     train: Annotated[int, typer.Option(help="Good training pictures per category.", min=1)] = 200,
@@ -184,7 +185,7 @@ def train(
     overrides = _overrides(settings, model, epochs, seed, false_reject_rate, confidence)
     chosen = _config(preset, config, overrides)
     dataset = load_dataset(data, category, layout)
-    with _interruptible(), _progress("reading") as progress:
+    with _interruptible(), _stages() as progress:
         trained = train_category(
             dataset,
             chosen,
@@ -346,6 +347,55 @@ def process_all(
 
 
 @app.command()
+def benchmark(
+    data: Data,
+    categories: Annotated[
+        str | None, typer.Option(help="Comma-separated; all that are found if not given.")
+    ] = None,
+    models: Annotated[
+        str, typer.Option(help="Comma-separated: registry names, preset:NAME, or all (the whole registry).")
+    ] = "all",
+    seeds: Annotated[
+        str, typer.Option(help="Comma-separated seeds; means and deviations are over them.")
+    ] = "0",
+    false_reject_rate: Rate = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness/--no-robustness", help="Measure perturbed test pictures too.")
+    ] = True,
+    layout: Layout = None,
+    settings: Settings = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the cells that were finished before.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for tables, plots and results.")] = Path(
+        "outputs/benchmark"
+    ),
+) -> None:
+    """Measure models x categories x seeds: quality, robustness, time and memory; prints the page's path last."""
+    from anomaly_spotter.fleet.benchmark import parse_seeds, run_benchmark
+    from anomaly_spotter.views.terminal import print_summary
+
+    with _interruptible():
+        found = run_benchmark(
+            data,
+            out,
+            categories=None if categories is None else _names(categories),
+            models=_names(models),
+            seeds=parse_seeds(_names(seeds)),
+            settings=_overrides(settings, None, None, None, false_reject_rate, None),
+            layout=layout,
+            robustness=robustness,
+            resume=resume,
+            announce=_announce,
+        )
+    if found.results:
+        print_summary(found.by_name, {})
+    typer.echo(found.page)
+    if found.failed:
+        raise SpotterError(f"{len(found.failed)} cells failed, see {found.page}")
+
+
+@app.command()
 def info(bundle: Annotated[Path, typer.Argument(help="Model file (.spot).")], json: JsonFile = None) -> None:
     """Show what a bundle is: trained on what, when, with which settings, and what it promises."""
     from anomaly_spotter.bundle import read_manifest
@@ -356,6 +406,10 @@ def info(bundle: Annotated[Path, typer.Argument(help="Model file (.spot).")], js
     print_manifest(bundle, manifest)
     if json is not None:
         write_json(json, manifest)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _config(preset: str, file: Path | None, overrides: list[str]) -> Any:
@@ -409,6 +463,24 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=done < total)
+
+
+@contextmanager
+def _stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars as :func:`_progress`, one for each stage that reports."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total, visible=done < total)
+
+        yield report
 
 
 @contextmanager

@@ -37,11 +37,20 @@ class PreprocessingConfig(_Section):
         long_side: Longer side of the canvas in pixels; pictures are never enlarged to reach it when aspect is kept.
         aspect: ``keep`` scales and pads; ``squash`` stretches every picture to ``long_side`` x ``long_side``.
         colour: ``auto`` takes grey when every training picture is grey.
+        alignment: Bring the part into its normal pose: by its ``foreground`` alone, or by registration to the
+            ``template`` of the good parts; ``auto`` takes the template where a part stands out, else ``none``.
+        illumination: Light normalisation: ``robust`` (whole picture), ``background`` (local), or ``none``.
+        region: Where defects count: a PNG (white counts) or a JSON file of polygons, drawn on ``region_on``.
+        region_on: The picture that the region was drawn on; the first good picture if not given.
     """
 
     long_side: int = Field(default=256, ge=32, le=4096)
     aspect: Literal["keep", "squash"] = "keep"
     colour: Literal["auto", "grey", "rgb"] = "auto"
+    alignment: Literal["auto", "none", "foreground", "template"] = "none"
+    illumination: Literal["none", "robust", "background"] = "none"
+    region: Path | None = None
+    region_on: Path | None = None
 
 
 class AugmentationConfig(_Section):
@@ -64,7 +73,12 @@ class ModelConfig(_Section):
     """The picture -> anomaly map stage.
 
     Attributes:
-        name: A name of the model registry.
+        name: A name of the model registry, or ``auto`` to choose one from the good pictures.
+        features: ``memory`` and ``gaussian``: backbone of the patch features, or ``gradients`` for none.
+        dimensions: ``memory`` and ``gaussian``: principal components that are kept.
+        places: ``memory`` and ``gaussian``: ``local`` compares a patch with good ones at its own place, ``global`` with
+            good ones anywhere.
+        prototypes: ``memory``: most good pictures that are remembered.
         widths: Channels at full, half, quarter and eighth resolution (3 down-sampling levels).
         stem: 1 works on pixels; 2 folds 2 x 2 pixels into channels first (Shi et al. 2016), so that the same widths
             cost a quarter.
@@ -73,12 +87,27 @@ class ModelConfig(_Section):
         error: ``squared`` or ``absolute`` reconstruction error, mean over channels.
     """
 
-    name: Literal["unet"] = "unet"
+    name: Literal["auto", "memory", "gaussian", "unet"] = "unet"
+    features: Literal["lite0", "lite1", "lite2", "gradients"] = "lite0"
+    dimensions: int = Field(default=96, ge=2, le=512)
+    places: Literal["local", "global"] = "local"
+    prototypes: int = Field(default=512, ge=2)
     widths: tuple[Width, Width, Width, Width] = (32, 64, 128, 256)
     stem: Literal[1, 2] = 1
     skips: tuple[bool, bool, bool] = (True, True, True)
     batch_norm: bool = False
     error: Literal["squared", "absolute"] = "squared"
+
+
+class AutoConfig(_Section):
+    """The choice made by the model ``auto``.
+
+    Attributes:
+        budget: Seconds that choosing and fitting may take for some 300 pictures on two cores; decides how many
+            resolutions are tried.
+    """
+
+    budget: float = Field(default=300.0, gt=0.0)
 
 
 class TrainingConfig(_Section):
@@ -119,6 +148,7 @@ class ScoringConfig(_Section):
 
     Attributes:
         smoothing_sigma: Gaussian smoothing of the anomaly map, in canvas pixels; 0 for none.
+        normalise: ``location`` measures each place of the map against what is usual there on good parts.
         pooling: Image score: ``max`` of the map, or ``top_mean``, the mean of its highest ``top_fraction``.
         top_fraction: See ``pooling``.
         mask: ``calibrated`` pixel threshold, or ``otsu`` on the picture's own min-max normalised map.
@@ -128,6 +158,7 @@ class ScoringConfig(_Section):
     """
 
     smoothing_sigma: float = Field(default=1.0, ge=0.0)
+    normalise: Literal["none", "location"] = "none"
     pooling: Literal["max", "top_mean"] = "max"
     top_fraction: Rate = 0.01
     mask: Literal["calibrated", "otsu"] = "calibrated"
@@ -161,6 +192,7 @@ class SpotterConfig(_Section):
     preprocessing: PreprocessingConfig = PreprocessingConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     model: ModelConfig = ModelConfig()
+    auto: AutoConfig = AutoConfig()
     training: TrainingConfig = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()
     calibration: CalibrationConfig = CalibrationConfig()

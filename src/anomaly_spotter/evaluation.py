@@ -17,11 +17,13 @@ from anomaly_spotter.errors import DatasetError, PictureError
 from anomaly_spotter.inputs.audit import trivial_statistics
 from anomaly_spotter.inputs.decode import read_mask
 from anomaly_spotter.metrics import PixelMetrics, auroc, image_metrics
-from anomaly_spotter.scoring.inspection import Verdict
+from anomaly_spotter.scoring.inspection import Verdict, finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from anomaly_spotter.inputs.layouts import Dataset, Sample
     from anomaly_spotter.scoring.inspection import Inspection
@@ -84,7 +86,7 @@ class Evaluation:
                 "path": str(row.path),
                 "kind": row.kind,
                 "verdict": row.verdict.value,
-                "score": row.score,
+                "score": finite(row.score),
                 "p_value": row.p_value,
             }
             for row in self.pictures
@@ -139,7 +141,7 @@ def evaluate(
     if not rows:
         raise DatasetError(f"none of the {len(unreadable)} test pictures can be read: {unreadable[0]}")
     labels = np.array([row.is_defect for row in rows])
-    scores = np.array([row.score for row in rows])
+    scores = _ranked([row.score for row in rows])
     baselines = {
         f"{name}_auroc": _either_direction(auroc(values, labels)) for name, values in statistics.items()
     }
@@ -190,7 +192,7 @@ def _per_kind(rows: Iterable[PictureResult]) -> dict[str, dict[str, float | int 
         scores = [row.score for row in found]
         table[kind] = {
             "count": len(found),
-            "auroc": auroc(good + scores, [False] * len(good) + [True] * len(scores)),
+            "auroc": auroc(_ranked(good + scores), [False] * len(good) + [True] * len(scores)),
             "recall": sum(row.verdict is Verdict.DEFECT for row in found) / len(found),
         }
     return table
@@ -198,3 +200,10 @@ def _per_kind(rows: Iterable[PictureResult]) -> dict[str, dict[str, float | int 
 
 def _either_direction(value: float | None) -> float | None:
     return None if value is None else max(value, 1 - value)
+
+
+def _ranked(scores: list[float]) -> NDArray[np.float64]:
+    """Parts that could not be judged (infinite score) rank above all others, at a finite value."""
+    values = np.array(scores, dtype=np.float64)
+    highest = float(values[np.isfinite(values)].max(initial=1.0))
+    return np.where(np.isinf(values), highest + 1, values)

@@ -19,14 +19,17 @@ from anomaly_spotter.inputs.preprocess import Preprocessor
 from anomaly_spotter.inputs.store import read_ahead
 from anomaly_spotter.models import model_class
 from anomaly_spotter.scoring.calibration import Calibration
+from anomaly_spotter.scoring.conformal import held_out_share
 from anomaly_spotter.scoring.decision import Judge
+from anomaly_spotter.scoring.location import LocationScale
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from anomaly_spotter.evaluation import Evaluation
+    from anomaly_spotter.fitting import Progress
     from anomaly_spotter.models.base import AnomalyModel
     from anomaly_spotter.scoring.inspection import Inspection
 
@@ -44,6 +47,7 @@ class Spotter:
         preprocessor: Picture to canvas geometry.
         model: Canvas to raw anomaly map.
         calibration: What scores mean, and what is promised.
+        location: What is usual at each place of the map; ``None`` where scoring does not ask for it.
         provenance: What was trained on what, when, with which versions.
 
     Example:
@@ -60,12 +64,14 @@ class Spotter:
         model: AnomalyModel,
         calibration: Calibration,
         provenance: dict[str, Any],
+        location: LocationScale | None = None,
     ) -> None:
         self.config = config
         self.preprocessor = preprocessor
         self.model = model
         self.calibration = calibration
         self.provenance = provenance
+        self.location = location
 
     @classmethod
     def fit(
@@ -78,7 +84,7 @@ class Spotter:
         resume: bool = False,
         skip_bad: bool = False,
         show_progress: bool = False,
-        decode_progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         announce: Callable[[str], None] | None = None,
     ) -> Self:
         """Learn what good parts look like, and calibrate the decision on held-out good pictures.
@@ -93,7 +99,7 @@ class Spotter:
             resume: Continue the run in ``run_dir`` after an interruption, to the same result.
             skip_bad: Leave unusable pictures out (listed in ``provenance["skipped"]``) instead of raising.
             show_progress: Draw a progress bar with the time remaining on the terminal.
-            decode_progress: Called with (done, total) while pictures are read.
+            progress: Called with (stage, done, total), for example ("reading", 3, 320).
             announce: Told in one line each, before training starts, what the user should know about the pictures.
 
         Raises:
@@ -113,10 +119,17 @@ class Spotter:
                 resume=resume,
                 skip_bad=skip_bad,
                 show_progress=show_progress,
-                decode_progress=decode_progress,
+                progress=progress,
                 announce=announce,
             )
-        return cls(config, fitted.preprocessor, fitted.model, fitted.calibration, fitted.provenance)
+        return cls(
+            fitted.config,
+            fitted.preprocessor,
+            fitted.model,
+            fitted.calibration,
+            fitted.provenance,
+            fitted.location,
+        )
 
     @overload
     def inspect(self, picture: str | Path, *, threshold: float | None = None) -> Inspection: ...  # type: ignore[overload-overlap]
@@ -158,23 +171,28 @@ class Spotter:
         return results
 
     def inspect_stream(
-        self, pictures: Iterable[str | Path | NDArray[Any]], *, threshold: float | None = None
+        self,
+        pictures: Iterable[str | Path | NDArray[Any]],
+        *,
+        threshold: float | None = None,
+        explain: bool = True,
     ) -> Iterator[tuple[str | Path | NDArray[Any], Inspection | PictureError]]:
         """Inspect any number of pictures in order, decoding ahead of the model, in bounded memory.
 
         Args:
             pictures: Files and arrays, as for :meth:`inspect`; read as they are needed.
             threshold: Decision limit instead of the calibrated one.
+            explain: Also compute ``Inspection.normal``, which takes some models as long as the verdict.
 
         Yields:
             The picture as given, with its inspection or the :class:`PictureError` that says why there is none.
         """
         if threshold is not None and math.isnan(threshold):
             raise SpotterError("the threshold must be a number, found NaN; 1.0 is the limit as calibrated")
-        judge = Judge(self.config.scoring, self.calibration, self.preprocessor)
+        judge = Judge(self.config.scoring, self.calibration, self.preprocessor, self.location)
         for batch in _batches(read_ahead(pictures, self.preprocessor.white_level)):
             readable = [picture for _, picture in batch if isinstance(picture, Picture)]
-            inspections = self._inspect_batch(judge, readable, threshold)
+            inspections = self._inspect_batch(judge, readable, threshold, explain)
             for source, picture in batch:
                 if isinstance(picture, PictureError):
                     yield source, picture
@@ -183,15 +201,19 @@ class Spotter:
                 yield source, dataclasses.replace(next(inspections), source=path)
 
     def _inspect_batch(
-        self, judge: Judge, pictures: list[Picture], threshold: float | None
+        self, judge: Judge, pictures: list[Picture], threshold: float | None, explain: bool
     ) -> Iterator[Inspection]:
         if not pictures:
             return
-        canvases = np.stack([self.preprocessor.prepare(picture.pixels) for picture in pictures])
-        maps, normals = self.model.anomaly_maps(canvases)
-        looks = [None] * len(pictures) if normals is None else list(normals)
-        for picture, canvas_map, normal in zip(pictures, maps, looks, strict=True):
-            yield judge.judge(picture, canvas_map, normal, threshold)
+        places = [self.preprocessor.place(picture.pixels) for picture in pictures]
+        canvases = [
+            self.preprocessor.prepare(picture.pixels, place)
+            for picture, place in zip(pictures, places, strict=True)
+        ]
+        maps, looks = self.model.anomaly_maps(np.stack(canvases))
+        for picture, place, canvas_map, look in zip(pictures, places, maps, looks, strict=True):
+            normal = look() if explain and place.reason is None else None
+            yield judge.judge(picture, place, canvas_map, normal, threshold)
 
     def evaluate(
         self,
@@ -209,14 +231,14 @@ class Spotter:
 
         dataset = data if isinstance(data, Dataset) else load_dataset(data, category)
         samples = dataset.test
-        found = self.inspect_stream([sample.path for sample in samples])
+        found = self.inspect_stream([sample.path for sample in samples], explain=False)
         inspected = ((sample, result) for sample, (_, result) in zip(samples, found, strict=True))
         return evaluate(dataset, inspected, self.calibration.threshold, self.describe(), progress)
 
     @property
     def guarantee(self) -> str:
         """What the calibration promises about good parts, in plain words."""
-        return self.calibration.promise.words(self.config.calibration.max_fraction)
+        return self.calibration.promise.words(held_out_share(self.config))
 
     def describe(self) -> dict[str, Any]:
         """Provenance, configuration and promise as JSON-able values: what a result file says about its detector."""
@@ -239,7 +261,11 @@ class Spotter:
                 preprocessing=self.preprocessor.to_dict(),
                 calibration=self.calibration.to_dict(),
                 provenance=self.provenance,
-                arrays=self.model.state(),
+                arrays={
+                    **_prefixed("model.", self.model.state()),
+                    **_prefixed("preprocessing.", self.preprocessor.arrays()),
+                    **_prefixed("location.", {} if self.location is None else self.location.arrays()),
+                },
             ),
         )
 
@@ -254,14 +280,21 @@ class Spotter:
         stored = read_bundle(Path(path))
         try:
             config = SpotterConfig.parse(stored.config)
-            preprocessor = Preprocessor.from_dict(stored.preprocessing)
+            preprocessor = Preprocessor.from_parts(
+                stored.preprocessing, _under("preprocessing.", stored.arrays)
+            )
             calibration = Calibration.from_dict(stored.calibration)
+            location = None
+            if config.scoring.normalise == "location" and (arrays := _under("location.", stored.arrays)):
+                location = LocationScale.from_arrays(arrays)
         except (SpotterError, TypeError, KeyError, ValueError) as error:
             raise BundleError(
                 f"{path}: the manifest does not fit this version ({error}); train again"
             ) from None
-        model = model_class(config.model.name).from_state(config.model, preprocessor.channels, stored.arrays)
-        return cls(config, preprocessor, model, calibration, stored.provenance)
+        model = model_class(config.model.name).from_state(
+            config.model, preprocessor.channels, _under("model.", stored.arrays)
+        )
+        return cls(config, preprocessor, model, calibration, stored.provenance, location)
 
 
 def _batches(decoded: Iterator[_Decoded]) -> Iterator[list[_Decoded]]:
@@ -276,3 +309,11 @@ def _batches(decoded: Iterator[_Decoded]) -> Iterator[list[_Decoded]]:
             batch, pixels = [], 0
     if batch:
         yield batch
+
+
+def _prefixed(prefix: str, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    return {f"{prefix}{name}": value for name, value in arrays.items()}
+
+
+def _under(prefix: str, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}

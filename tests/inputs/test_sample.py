@@ -15,7 +15,11 @@ from anomaly_spotter.errors import DatasetError
 from anomaly_spotter.inputs.sample import CATEGORIES, DEFECT_KINDS, picture, render, write_sample, writer
 
 SMALL = 96  # pixels: quick to draw
+GREY = {"casting", "rail", "screw"}
 EVERY_KIND = [(category, kind) for category in CATEGORIES for kind in DEFECT_KINDS[category]]
+QUICK = tuple(
+    category for category in CATEGORIES if category != "board"
+)  # boards are large and take their time
 TRAIN, TEST_GOOD, PER_KIND = 40, 40, 12
 
 
@@ -31,17 +35,29 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seen: list[tuple[int, int]] = []
     folders = write_sample(
         out,
+        QUICK,
         train=TRAIN,
         test_good=TEST_GOOD,
         per_kind=PER_KIND,
         size=SMALL,
         progress=lambda *step: seen.append(step),
     )
-    assert folders == [out / category for category in CATEGORIES]
-    total = 3 * (TRAIN + TEST_GOOD) + len(EVERY_KIND) * PER_KIND
+    assert folders == [out / category for category in QUICK]
+    kinds = sum(len(DEFECT_KINDS[category]) for category in QUICK)
+    total = len(QUICK) * (TRAIN + TEST_GOOD) + kinds * PER_KIND
     assert seen[-1] == (total, total)
     assert seen == sorted(seen)
     return out
+
+
+def shape_of(category: str, size: int, like: np.ndarray) -> tuple[int, ...]:
+    """The shape a picture of this category must have; a casting's own sides where they are within the tolerance."""
+    height, width = {
+        "board": (round(size * 3.2), round(size * 4.8)),
+        "rail": (round(size * 0.6), 3 * round(size * 0.6)),
+        "casting": tuple(round(np.clip(side, size * 0.85, size * 1.15)) for side in like.shape[:2]),
+    }.get(category, (size, size))
+    return (height, width) if category in GREY else (height, width, 3)
 
 
 def statistics(folder: Path) -> np.ndarray:
@@ -51,7 +67,7 @@ def statistics(folder: Path) -> np.ndarray:
 
 
 def test_layout_is_mvtec_ads(sample: Path) -> None:
-    for category in CATEGORIES:
+    for category in QUICK:
         root = sample / category
         kinds = DEFECT_KINDS[category]
         assert {folder.name for folder in root.iterdir()} == {"train", "test", "ground_truth"}
@@ -64,7 +80,9 @@ def test_layout_is_mvtec_ads(sample: Path) -> None:
             masks = sorted((root / "ground_truth" / kind).iterdir())
             assert [file.name for file in masks] == [f"{name}_mask.png" for name in names]
             mask = cv2.imread(str(masks[0]), cv2.IMREAD_UNCHANGED)
-            assert mask.shape == (SMALL, SMALL)
+            shown = cv2.imread(str(root / "test" / kind / "000.png"), cv2.IMREAD_UNCHANGED)
+            assert shown.shape == shape_of(category, SMALL, shown)
+            assert mask.shape == shown.shape[:2]
             assert set(np.unique(mask)) == {0, 255}
     assert not list(sample.rglob("*.part"))
 
@@ -78,7 +96,7 @@ def test_pictures_on_disk_are_those_of_render(sample: Path) -> None:
 
 
 def test_same_seed_gives_the_same_bytes_whatever_the_counts(sample: Path, tmp_path: Path) -> None:
-    write_sample(tmp_path / "a", train=3, test_good=2, per_kind=1, size=SMALL)
+    write_sample(tmp_path / "a", QUICK, train=3, test_good=2, per_kind=1, size=SMALL)
     again = digests(tmp_path / "a")
     full = digests(sample)
     assert again == {name: full[name] for name in again}
@@ -94,13 +112,16 @@ def test_no_picture_occurs_twice(sample: Path) -> None:
 
 @pytest.mark.parametrize(("category", "kind"), EVERY_KIND)
 def test_mask_is_exactly_where_the_good_twin_differs(category: str, kind: str) -> None:
+    size = 96 if category == "board" else 192  # boards are large
+    least, greatest = picture._TABLE[category].area
     for seed in range(2):
-        good, nothing = render(category, "good", seed, 192)
-        bad, mask = render(category, kind, seed, 192)
-        assert good.shape == bad.shape == ((192, 192) if category == "screw" else (192, 192, 3))
+        good, nothing = render(category, "good", seed, size)
+        bad, mask = render(category, kind, seed, size)
+        assert good.shape == bad.shape == shape_of(category, size, good)
+        assert mask.shape == nothing.shape == good.shape[:2]
         assert good.dtype == np.uint8
         assert not nothing.any()
-        assert 0.0005 < mask.mean() < 0.05
+        assert least / 2 <= mask.mean() <= greatest * 1.25
         difference = np.abs(good.astype(int) - bad.astype(int))
         difference = difference.max(axis=2) if difference.ndim == 3 else difference
         # The noise is the same draw; its strength follows the brightness, and both pictures are rounded.
@@ -109,18 +130,17 @@ def test_mask_is_exactly_where_the_good_twin_differs(category: str, kind: str) -
         assert np.median(difference[mask]) > picture._VISIBLE / 2
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", QUICK)
 def test_brightness_and_contrast_do_not_tell_good_from_bad(sample: Path, category: str) -> None:
-    tests = {folder.name: statistics(folder) for folder in (sample / category / "test").iterdir()}
-    good = tests.pop("good")
-    bad = np.concatenate(list(tests.values()))
+    good = np.concatenate([statistics(sample / category / split / "good") for split in ("train", "test")])
+    bad = np.concatenate([statistics(sample / category / "test" / kind) for kind in DEFECT_KINDS[category]])
     labels = np.r_[np.zeros(len(good)), np.ones(len(bad))]
     for column, name in enumerate(("mean grey", "deviation")):
         auroc = roc_auc_score(labels, np.r_[good[:, column], bad[:, column]])
         assert max(auroc, 1 - auroc) < 0.65, name
 
 
-@pytest.mark.parametrize("category", CATEGORIES)
+@pytest.mark.parametrize("category", QUICK)
 def test_good_pictures_of_both_splits_are_alike(sample: Path, category: str) -> None:
     train = statistics(sample / category / "train" / "good")
     test = statistics(sample / category / "test" / "good")
@@ -132,6 +152,54 @@ def test_good_pictures_of_both_splits_are_alike(sample: Path, category: str) -> 
     assert np.all(np.abs(np.log(test.std(axis=0) / spread)) < np.log(1.6))
     # Exposure varies by far more than a defect of a few percent could shift the mean.
     assert spread[0] > 0.04 * train[:, 0].mean()
+
+
+def test_castings_differ_in_size_and_all_else_does_not(sample: Path) -> None:
+    for category in QUICK:
+        files = (sample / category / "train" / "good").iterdir()
+        shapes = {cv2.imread(str(file), cv2.IMREAD_UNCHANGED).shape for file in files}
+        assert len(shapes) > TRAIN / 2 if category == "casting" else len(shapes) == 1, category
+
+
+@pytest.mark.parametrize(("category", "tolerance"), [("cap", 2.5 / 320), ("rail", 0.045)])
+def test_parts_with_a_fixed_pose_stay_in_it(sample: Path, category: str, tolerance: float) -> None:
+    grey = [cv2.imread(str(file), 0) for file in (sample / category / "train" / "good").iterdir()]
+    # Silhouettes: the uneven light would pass for a shift.
+    moments = [cv2.moments(cv2.threshold(image, 0, 1, cv2.THRESH_OTSU)[1]) for image in grey]
+    centres = np.array([(moment["m10"], moment["m01"]) for moment in moments])
+    centres /= np.array([[moment["m00"]] for moment in moments])
+    shifts = np.abs(centres - np.median(centres, axis=0))
+    assert shifts.max() < tolerance * grey[0].shape[0] + 0.25
+    assert shifts.max(axis=0).min() > 0.05
+
+
+def test_a_board_is_written_like_the_others(tmp_path: Path) -> None:
+    """All categories are the default; the bytes depend on the seed alone here too."""
+    write_sample(tmp_path / "a", train=1, test_good=0, per_kind=0, size=64)
+    assert {folder.name for folder in (tmp_path / "a").iterdir()} == set(CATEGORIES)
+    write_sample(tmp_path / "b", ["board"], train=2, test_good=1, per_kind=1, size=64)
+    assert digests(tmp_path / "b")["board/train/good/000.png"] in digests(tmp_path / "a").values()
+    for kind in DEFECT_KINDS["board"]:
+        mask = cv2.imread(
+            str(tmp_path / "b/board/ground_truth" / kind / "000_mask.png"), cv2.IMREAD_UNCHANGED
+        )
+        assert mask.shape == shape_of("board", 64, mask)[:2]
+        assert set(np.unique(mask)) == {0, 255}
+
+
+def test_a_boards_defect_moves_brightness_and_contrast_by_less_than_boards_differ() -> None:
+    good = np.array(
+        [(board.mean(), board.std()) for board, _ in (render("board", "good", seed, 64) for seed in range(8))]
+    )
+    for kind in DEFECT_KINDS["board"]:
+        bad = render("board", kind, 0, 64)[0]
+        assert np.all(np.abs((bad.mean(), bad.std()) - good[0]) < 0.2 * good.std(axis=0)), kind
+
+
+def test_boards_of_every_size_carry_the_same_parts() -> None:
+    small, large = (render("board", "good", 3, size)[0] for size in (64, 128))
+    halved = cv2.resize(large, small.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.corrcoef(small.ravel(), halved.ravel())[0, 1] > 0.9
 
 
 def test_rows_of_the_same_seed_show_the_same_part_at_any_kind() -> None:
@@ -157,7 +225,7 @@ def test_render_refuses_in_one_clear_line(arguments: tuple[str, str, int, int], 
 
 
 def test_write_sample_refuses_in_one_clear_line_and_writes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"capsule, hazelnut, screw, not 'bolt'"):
+    with pytest.raises(DatasetError, match=r"hazelnut, rail, screw, not 'bolt'"):
         write_sample(tmp_path / "out", ["screw", "bolt"])
     with pytest.raises(DatasetError, match=r"per_kind must be at least 0, found -1"):
         write_sample(tmp_path / "out", per_kind=-1)

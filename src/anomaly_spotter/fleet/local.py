@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anomaly_spotter.config import SpotterConfig
+    from anomaly_spotter.fitting import Progress
     from anomaly_spotter.inputs.layouts import Dataset
 
 
@@ -61,7 +62,7 @@ def train_category(
     resume: bool = False,
     skip_bad: bool = False,
     show_progress: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> Trained:
     """Fit one category and write ``out/models/C-M.spot``, ``out/metrics/C-M.train.json`` and the run folder.
@@ -77,7 +78,7 @@ def train_category(
         resume=resume,
         skip_bad=skip_bad,
         show_progress=show_progress,
-        decode_progress=progress,
+        progress=progress,
         announce=announce,
     )
     bundle = spotter.save(out / "models" / f"{name}{SUFFIX}")
@@ -174,7 +175,7 @@ def _finished(result_file: Path, out: Path, dataset: Dataset, config: SpotterCon
         return None
     try:
         stored = json.loads(result_file.read_text(encoding="utf-8"))
-        same_settings = stored["bundle"]["config"] == config.to_dict()
+        same_settings = stored["bundle"]["asked"] == config.to_dict()
         same_pictures = stored["data"]["sha256"] == dataset.digest()
     except (OSError, ValueError, KeyError, TypeError):
         return None

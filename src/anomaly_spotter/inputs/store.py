@@ -1,127 +1,190 @@
-"""Good pictures on the canvas, each decoded once: in memory, or memory-mapped on disk when they are too many."""
+"""The good pictures: checked, decoded once while memory lasts, and brought onto a canvas."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 from collections import Counter, deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anomaly_spotter.errors import DatasetError, PictureError
 from anomaly_spotter.inputs.decode import Picture, as_picture, read_info, read_picture, white_level
-from anomaly_spotter.inputs.preprocess import Preprocessor, is_grey
+from anomaly_spotter.inputs.preprocess import is_grey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from anomaly_spotter.inputs.preprocess import Placement, Preprocessor
 
-    from anomaly_spotter.config import PreprocessingConfig
-
-MEMORY_LIMIT = 2 * 2**30  # bytes of canvas pictures that are kept in memory; more are memory-mapped
+MEMORY_LIMIT = 2 * 2**30  # bytes of pictures kept in memory; more are decoded again, or memory-mapped
 _READERS, _AHEAD = 2, 6  # decoding threads, and pictures they may be ahead
 _COLOUR_SAMPLE = 16  # pictures that decide whether "auto" means grey
 
 Source = TypeVar("Source", bound="str | Path | NDArray[Any]")
 
 
-@dataclass(frozen=True, slots=True)
-class PictureStore:
-    """Prepared good pictures and what is needed to map back to them.
+class GoodPictures(Sequence[NDArray[np.uint8]]):
+    """The usable good pictures, decoded on demand; those that fit into :data:`MEMORY_LIMIT` are kept decoded.
 
     Attributes:
-        pictures: ``uint8 [N, H, W, C]`` on the canvas, in memory or memory-mapped.
-        shapes: ``(height, width)`` of each original picture.
-        paths: The files, in the same order.
-        skipped: Files that are not in ``pictures``, with the reason: unusable, or the same pixels as another one.
+        paths: The files.
+        shapes: ``(height, width)`` of each.
+        skipped: Files that are left out, with the reason: unusable, or the same pixels as another one.
         notes: What decoding did to how many pictures, for example ``{"16-bit scaled to 8-bit": 320}``.
-        preprocessor: The geometry fitted on these pictures.
+        white_level: Value that counts as white in 16-bit pictures.
+        is_grey: Whether the pictures have no colour.
     """
 
-    pictures: NDArray[np.uint8]
-    shapes: tuple[tuple[int, int], ...]
-    paths: tuple[Path, ...]
-    skipped: tuple[tuple[Path, str], ...]
-    notes: dict[str, int]
-    preprocessor: Preprocessor
+    def __init__(self, white_level: int, *, is_grey: bool) -> None:
+        self.white_level, self.is_grey = white_level, is_grey
+        self.paths: list[Path] = []
+        self.shapes: list[tuple[int, int]] = []
+        self.skipped: list[tuple[Path, str]] = []
+        self.notes: Counter[str] = Counter()
+        self._decoded: dict[int, NDArray[np.uint8]] = {}
+        self._room = MEMORY_LIMIT
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.uint8]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[NDArray[np.uint8]]: ...
+
+    def __getitem__(self, index: int | slice) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
+        """Pixels ``uint8 [H, W]`` or ``[H, W, 3]``."""
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        kept = self._decoded.get(range(len(self))[index])
+        return read_picture(self.paths[index], white_level=self.white_level).pixels if kept is None else kept
+
+    def add(self, path: Path, picture: Picture) -> None:
+        """Take a decoded picture in."""
+        if picture.pixels.nbytes <= self._room:
+            self._decoded[len(self.paths)] = picture.pixels
+            self._room -= picture.pixels.nbytes
+        self.paths.append(path)
+        self.shapes.append((picture.pixels.shape[0], picture.pixels.shape[1]))
+        self.notes.update(picture.notes)
 
 
-def load_store(
-    paths: Sequence[Path],
-    config: PreprocessingConfig,
-    spill: Path,
-    *,
-    skip_bad: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> PictureStore:
-    """Fit the geometry and decode every good picture once (a small sample twice, to learn colour and bit depth).
+def read_good(
+    paths: Sequence[Path], *, skip_bad: bool = False, progress: Callable[[int, int], None] | None = None
+) -> GoodPictures:
+    """Decode every good picture once, to know that it can be used (a small sample twice, to learn colour and depth).
 
-    Equal pictures are kept once: calibration counts independent parts, and a copy on both sides of the split would
+    Equal pictures are kept once: calibration counts independent parts, and a copy on both sides of a split would
     make the held-out scores too good to be true.
 
     Args:
         paths: Good pictures.
-        config: Preprocessing settings.
-        spill: File for the memory map, made only when the pictures exceed :data:`MEMORY_LIMIT`.
         skip_bad: Go on without unusable pictures instead of raising.
         progress: Called with (done, total).
 
     Raises:
-        DatasetError: Unusable pictures, all named in one message; with ``skip_bad`` only if none is left. Or the disk
-            has no room for the memory map.
+        DatasetError: Unusable pictures, all named in one message; with ``skip_bad`` only if none is left.
     """
     bad: dict[Path, str] = {}
-    sizes: dict[Path, tuple[int, int]] = {}
+    usable: list[Path] = []
     for path in paths:
         try:
-            info = read_info(path)
-            sizes[path] = (info.width, info.height)
+            read_info(path)
+            usable.append(path)
         except PictureError as error:
             bad[path] = str(error)
-    usable = list(sizes)
     if not usable:
         _complain(bad, usable, skip_bad)
-    preprocessor = Preprocessor.fit(
-        config,
-        list(sizes.values()),
-        is_grey=config.colour == "auto" and _all_grey(usable),
-        white_level=white_level(usable),
-    )
-    shape = (len(usable), preprocessor.height, preprocessor.width, preprocessor.channels)
-    pictures = _allocate(shape, spill)
-    shapes: list[tuple[int, int]] = []
-    kept: list[Path] = []
+    good = GoodPictures(white_level(usable), is_grey=_all_grey(usable))
     copies: dict[Path, str] = {}
     seen: dict[bytes, Path] = {}
-    notes: Counter[str] = Counter()
-    decoded = read_ahead(usable, preprocessor.white_level)
-    for done, (path, picture) in enumerate(decoded, start=1):
+    for done, (path, picture) in enumerate(read_ahead(usable, good.white_level), start=1):
         if isinstance(picture, PictureError):
             bad[path] = str(picture)
         elif (twin := seen.setdefault(_fingerprint(picture.pixels), path)) is not path:
             copies[path] = f"{path}: the same picture as {twin}; it counts once"
         else:
-            notes.update(picture.notes)
-            pictures[len(kept)] = preprocessor.prepare(picture.pixels)
-            shapes.append((picture.pixels.shape[0], picture.pixels.shape[1]))
-            kept.append(path)
+            good.add(path, picture)
         if progress is not None:
             progress(done, len(usable))
-    _complain(bad, kept, skip_bad)
-    return PictureStore(
-        pictures[: len(kept)],
-        tuple(shapes),
-        tuple(kept),
-        tuple(sorted((bad | copies).items())),
-        dict(notes),
-        preprocessor,
-    )
+    _complain(bad, good.paths, skip_bad)
+    good.skipped = sorted((bad | copies).items())
+    return good
+
+
+class Canvases(Sequence[NDArray[np.uint8]]):
+    """Good pictures on the canvas ``uint8 [H, W, C]``, prepared on demand; each part is located once.
+
+    Attributes:
+        pictures: The good pictures.
+        preprocessor: Brings them onto the canvas.
+        chosen: Which of them are here, in order.
+    """
+
+    def __init__(
+        self, pictures: GoodPictures, preprocessor: Preprocessor, chosen: Sequence[int] | None = None
+    ) -> None:
+        self.pictures, self.preprocessor = pictures, preprocessor
+        self.chosen = range(len(pictures)) if chosen is None else chosen
+        self._places: dict[int, Placement] = {}
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.uint8]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[NDArray[np.uint8]]: ...
+
+    def __getitem__(self, index: int | slice) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
+        """A canvas, or several."""
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        number = self.chosen[index]
+        pixels = self.pictures[number]
+        return self.preprocessor.prepare(pixels, self._located(number, pixels))
+
+    def place(self, index: int) -> Placement:
+        """Where a picture lies on the canvas."""
+        number = self.chosen[index]
+        return (
+            self._places[number] if number in self._places else self._located(number, self.pictures[number])
+        )
+
+    def name(self, index: int) -> str:
+        """The picture's file."""
+        return str(self.pictures.paths[self.chosen[index]])
+
+    def without(self, left_out: Collection[int]) -> Canvases:
+        """The same without some, which are not located again."""
+        fewer = [self.chosen[index] for index in range(len(self)) if index not in left_out]
+        canvases = Canvases(self.pictures, self.preprocessor, fewer)
+        canvases._places = self._places
+        return canvases
+
+    def stacked(self, spill: Path) -> NDArray[np.uint8]:
+        """All canvases as one array ``uint8 [N, H, W, C]``, memory-mapped to ``spill`` when they are too many.
+
+        Raises:
+            DatasetError: The disk has no room for the memory map.
+        """
+        shape = (len(self), self.preprocessor.height, self.preprocessor.width, self.preprocessor.channels)
+        array = _allocate(shape, spill)
+        for index in range(len(self)):
+            array[index] = self[index]
+        return array
+
+    def _located(self, number: int, pixels: NDArray[np.uint8]) -> Placement:
+        if number not in self._places:
+            self._places[number] = self.preprocessor.place(pixels)
+        return self._places[number]
 
 
 def _fingerprint(pixels: NDArray[np.uint8]) -> bytes:

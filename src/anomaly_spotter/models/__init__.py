@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from anomaly_spotter.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from anomaly_spotter.models.base import AnomalyModel
+    from anomaly_spotter.models.base import AnomalyModel, FeatureModel
 
-REGISTRY = {"unet": ("anomaly_spotter.models.unet", "UNetModel")}
+REGISTRY = {
+    "memory": ("anomaly_spotter.models.memory", "MemoryModel"),
+    "gaussian": ("anomaly_spotter.models.gaussian", "GaussianModel"),
+    "unet": ("anomaly_spotter.models.unet", "UNetModel"),
+}
 
 
 def model_class(name: str) -> type[AnomalyModel]:
@@ -29,3 +33,8 @@ def model_class(name: str) -> type[AnomalyModel]:
             f"the model '{name}' needs PyTorch: pip install 'anomaly-spotter[train]'"
         ) from None
     return found
+
+
+def feature_model(name: str) -> type[FeatureModel]:
+    """The class of a model that is built from patch features in one pass."""
+    return cast("type[FeatureModel]", model_class(name))

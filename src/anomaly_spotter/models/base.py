@@ -5,12 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from anomaly_spotter.config import ModelConfig
+    from anomaly_spotter.models.grids import GoodGrids
+
+    NormalLook = Callable[[], NDArray[np.uint8] | None]
+    """Computes the normal look of a picture, ``uint8 [H, W, C]`` on the canvas, when somebody wants to see it."""
+
+    LeftOut = Callable[[], Iterator[tuple[int, NDArray[np.float32]]]]
+    """Gives (picture, raw map ``float32 [H, W]``) of good pictures by models that do not know the picture itself."""
 
 
 class AnomalyModel(Protocol):
@@ -31,16 +39,26 @@ class AnomalyModel(Protocol):
         """Everything that was learned, as named arrays."""
         ...
 
-    def anomaly_maps(
-        self, pictures: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None]:
+    def anomaly_maps(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], list[NormalLook]]:
         """Raw anomaly maps of canvas pictures.
 
         Args:
             pictures: ``uint8 [B, H, W, C]``.
 
         Returns:
-            ``float32 [B, H, W]``, larger is stranger, and the normal look of each picture, ``uint8 [B, H, W, C]``
-            (``None`` if the model has none).
+            ``float32 [B, H, W]``, larger is stranger, and for each picture what computes its normal look.
         """
+        ...
+
+
+class FeatureModel(AnomalyModel, Protocol):
+    """A detector that is built from the good pictures' patch features in one pass."""
+
+    @classmethod
+    def fit(cls, good: GoodGrids, config: ModelConfig, seed: int) -> tuple[Self, LeftOut]:
+        """Build the model; also gives good pictures' maps by models that do not know the picture itself."""
+        ...
+
+    def distances(self, grid: Tensor) -> Tensor:
+        """How strange each cell of a feature grid ``[h, w, d]`` is, ``[h, w]``."""
         ...

@@ -7,6 +7,7 @@ level, because a network that can copy its input copies defects too.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from anomaly_spotter.config import ModelConfig
+    from anomaly_spotter.models.base import NormalLook
 
 
 class UNet(nn.Module):
@@ -93,13 +95,14 @@ class UNetModel:
         }
 
     @torch.inference_mode()
-    def anomaly_maps(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Reconstruction error ``float32 [B, H, W]`` and reconstruction ``uint8 [B, H, W, C]``."""
+    def anomaly_maps(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], list[NormalLook]]:
+        """Reconstruction errors ``float32 [B, H, W]``; the normal look of a picture is its reconstruction."""
         batch = torch.from_numpy(to_network(pictures)).to(memory_format=torch.channels_last)
         reconstruction = self.network(batch)
         difference = batch - reconstruction
         error = difference.square() if self.config.error == "squared" else difference.abs()
-        return error.mean(dim=1).numpy(), from_network(reconstruction.numpy())
+        looks: list[NormalLook] = [partial(np.asarray, look) for look in from_network(reconstruction.numpy())]
+        return error.mean(dim=1).numpy(), looks
 
 
 def _double_conv(channels_in: int, channels_out: int, batch_norm: bool) -> nn.Sequential:

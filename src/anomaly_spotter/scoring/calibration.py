@@ -37,6 +37,7 @@ class Calibration:
         threshold: Decision limit on the calibrated scale; 1.0 as calibrated.
         pixel_threshold: Pixel score from which on a pixel belongs to a defect.
         promise: The guarantee behind ``threshold``.
+        refused: Good pictures without a score, because their part could not be found or is cut off.
     """
 
     scores: tuple[float, ...]
@@ -45,12 +46,19 @@ class Calibration:
     threshold: float
     pixel_threshold: float
     promise: conformal.Promise
+    refused: int = 0
 
     @classmethod
     def fit(
-        cls, raw_maps: Iterable[NDArray[np.float32]], scoring: ScoringConfig, calibration: CalibrationConfig
+        cls,
+        raw_maps: Iterable[NDArray[np.float32]],
+        scoring: ScoringConfig,
+        calibration: CalibrationConfig,
+        refused: int = 0,
     ) -> Self:
         """Calibrate on raw, smoothed maps ``float32 [h, w]`` of good pictures; read once, streamed.
+
+        ``refused`` more good pictures have no map and count as rejected.
 
         Raises:
             ValueError: No map at all, or a map with a value that is not finite.
@@ -65,7 +73,9 @@ class Calibration:
         raw = np.sort(np.asarray(raw_scores, dtype=np.float64))
         if not np.isfinite(raw).all():
             raise ValueError("an anomaly map holds values that are not finite; the model is broken")
-        promise = conformal.promise(len(raw), calibration.false_reject_rate, calibration.confidence)
+        promise = conformal.promise(
+            len(raw) + refused, calibration.false_reject_rate, calibration.confidence, refused
+        )
         good_pixels = np.concatenate(pixels)
         centre = float(np.median(good_pixels))
         scale = max(conformal.limit(raw, promise) - centre, _SMALLEST_SCALE)
@@ -77,6 +87,7 @@ class Calibration:
             threshold=(conformal.limit(raw, promise) - centre) / scale,
             pixel_threshold=(quantile - centre) / scale,
             promise=promise,
+            refused=refused,
         )
 
     @classmethod
@@ -100,7 +111,10 @@ class Calibration:
 
     def p_value(self, score: float) -> float:
         """How often a good part scores at least this high, in (0, 1]."""
-        return conformal.p_value(score, self._sorted_scores)
+        at_least = (
+            self.refused + len(self.scores) - int(np.searchsorted(self._sorted_scores, score, side="left"))
+        )
+        return (1 + at_least) / (len(self.scores) + self.refused + 1)
 
     @cached_property
     def _sorted_scores(self) -> NDArray[np.float64]:

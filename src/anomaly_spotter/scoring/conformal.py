@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from anomaly_spotter.config import SpotterConfig
+
 _ROUNDING = 1e-9  # lets 0.05 * (19 + 1) count as 1
 
 
@@ -68,12 +70,13 @@ class Promise:
         )
 
 
-def promise(count: int, rate: float, confidence: float | None = None) -> Promise:
+def promise(count: int, rate: float, confidence: float | None = None, refused: int = 0) -> Promise:
     """Choose the lowest decision limit that keeps the false reject rate, or the best there is.
 
     On average: with ``count`` scores and rank ``k`` a new good score exceeds the limit with probability
     ``(count + 1 - k) / (count + 1)``. With confidence: the rate of this calibration is Beta(count + 1 - k, k)
-    distributed, and the rank is the smallest whose quantile at ``confidence`` stays below ``rate``.
+    distributed, and the rank is the smallest whose quantile at ``confidence`` stays below ``rate``. ``refused`` of the
+    ``count`` good pictures could not be judged: they count as rejected whatever the limit.
 
     Raises:
         ValueError: ``count`` below 1, or a rate or confidence outside (0, 1).
@@ -81,14 +84,17 @@ def promise(count: int, rate: float, confidence: float | None = None) -> Promise
     if count < 1 or not 0 < rate < 1 or not (confidence is None or 0 < confidence < 1):
         raise ValueError(f"need count >= 1 and 0 < rate, confidence < 1; found {count}, {rate}, {confidence}")
     needed = pictures_needed(rate, confidence)
+    highest = max(1, count - refused)
     if count < needed:
-        return Promise(rate, promised_rate(count, count, confidence), confidence, count, count, needed)
+        return Promise(rate, promised_rate(count, highest, confidence), confidence, highest, count, needed)
     if confidence is None:
         rank = count + 1 - math.floor(rate * (count + 1) + _ROUNDING)
     else:
         # P(Binomial(count, rate) <= j) is the chance that a limit with j scores above it breaks its promise.
         above = np.arange(count)
         rank = count - int(np.flatnonzero(bdtr(above, count, rate) <= 1 - confidence + _ROUNDING)[-1])
+    if rank > highest:
+        return Promise(rate, promised_rate(count, highest, confidence), confidence, highest, count, needed)
     return Promise(rate, min(rate, promised_rate(count, rank, confidence)), confidence, rank, count, needed)
 
 
@@ -115,6 +121,11 @@ def p_value(score: float, sorted_scores: NDArray[np.float64]) -> float:
 def limit(sorted_scores: Sequence[float] | NDArray[np.float64], kept: Promise) -> float:
     """The decision limit: a picture is DEFECT when its score is greater."""
     return float(sorted_scores[kept.rank - 1])
+
+
+def held_out_share(config: SpotterConfig) -> float:
+    """Largest share of the good pictures that gives calibration scores: all, where models are leave-one-out."""
+    return config.calibration.max_fraction if config.model.name == "unet" else 1.0
 
 
 def _percent(share: float) -> str:

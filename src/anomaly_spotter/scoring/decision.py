@@ -19,14 +19,13 @@ from anomaly_spotter.scoring.inspection import Inspection, Region, Verdict
 from anomaly_spotter.scoring.maps import min_max, smooth
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from anomaly_spotter.config import ScoringConfig
     from anomaly_spotter.inputs.decode import Picture
-    from anomaly_spotter.inputs.preprocess import Preprocessor
+    from anomaly_spotter.inputs.preprocess import Placement, Preprocessor
     from anomaly_spotter.scoring.calibration import Calibration
+    from anomaly_spotter.scoring.location import LocationScale
 
 DISPLAY_RANGE = (0.0, 2.0)  # typical good pixel .. twice the decision limit
 
@@ -38,10 +37,12 @@ class Judge:
     config: ScoringConfig
     calibration: Calibration
     preprocessor: Preprocessor
+    location: LocationScale | None = None
 
     def judge(
         self,
         picture: Picture,
+        place: Placement,
         canvas_map: NDArray[np.float32],
         normal: NDArray[np.uint8] | None = None,
         threshold: float | None = None,
@@ -50,19 +51,24 @@ class Judge:
 
         Args:
             picture: The decoded picture.
+            place: Where it lies on the canvas.
             canvas_map: Raw map of the model, ``float32 [h, w]`` on the canvas.
             normal: The model's normal look on the canvas, ``uint8 [h, w, C]``.
             threshold: Decision limit instead of the calibrated one.
         """
-        raw = placed_map(canvas_map, picture.pixels.shape, self.preprocessor, self.config)
+        limit = self.calibration.threshold if threshold is None else threshold
+        if place.reason is not None:
+            return self._refused(picture, place, limit)
+        raw = placed_map(canvas_map, place, self.config, self.location)
         score = self.calibration.score(raw, self.config)
         if not math.isfinite(score):
             raise SpotterError(
                 "the model gave a score that is not finite; its weights are broken, train again"
             )
-        limit = self.calibration.threshold if threshold is None else threshold
         verdict = Verdict.DEFECT if score > limit else Verdict.OK
-        pixel_scores = self.preprocessor.map_to_picture(self.calibration.normalise(raw), picture.pixels.shape)
+        pixel_scores = self.preprocessor.map_to_picture(
+            self.calibration.normalise(raw), place, picture.pixels.shape
+        )
         mask = np.zeros(pixel_scores.shape, dtype=bool)
         regions: tuple[Region, ...] = ()
         if verdict is Verdict.DEFECT:
@@ -77,9 +83,28 @@ class Judge:
             mask=mask,
             regions=regions,
             picture=picture.pixels,
-            normal=None if normal is None else self.preprocessor.canvas_to_picture(normal, picture.pixels),
+            normal=None
+            if normal is None
+            else self.preprocessor.canvas_to_picture(normal, place, picture.pixels),
             notes=picture.notes,
             display_range=(low, high) if self.config.display == "minmax" else DISPLAY_RANGE,
+        )
+
+    def _refused(self, picture: Picture, place: Placement, limit: float) -> Inspection:
+        """A part that cannot be judged is a DEFECT with its reason, and no score to compare with."""
+        shape = picture.pixels.shape[:2]
+        return Inspection(
+            verdict=Verdict.DEFECT,
+            score=math.inf,
+            threshold=limit,
+            p_value=self.calibration.p_value(math.inf),
+            anomaly_map=np.zeros(shape, dtype=np.float32),
+            mask=np.zeros(shape, dtype=bool),
+            regions=(),
+            picture=picture.pixels,
+            notes=picture.notes,
+            display_range=DISPLAY_RANGE,
+            reason=place.reason,
         )
 
     def _mask(self, pixel_scores: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -92,12 +117,13 @@ class Judge:
 
 def placed_map(
     canvas_map: NDArray[np.float32],
-    picture_shape: Sequence[int],
-    preprocessor: Preprocessor,
+    place: Placement,
     config: ScoringConfig,
+    location: LocationScale | None = None,
 ) -> NDArray[np.float32]:
-    """Smooth a raw canvas map and cut the part of a picture ``[H, W, ...]`` out, so that padding never scores."""
-    return preprocessor.placement(picture_shape).crop(smooth(canvas_map, config.smoothing_sigma))
+    """Smooth a raw canvas map, weigh its places, and cut the picture's part out, so that padding never scores."""
+    smoothed = smooth(canvas_map, config.smoothing_sigma)
+    return place.counted(smoothed if location is None else location.apply(smoothed))
 
 
 def otsu_mask(anomaly_map: NDArray[np.float32]) -> NDArray[np.bool_]:

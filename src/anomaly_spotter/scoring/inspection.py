@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from anomaly_spotter.inputs.alignment import Reason
 
 
 class Verdict(StrEnum):
@@ -52,7 +55,7 @@ class Inspection:
 
     Attributes:
         verdict: ``OK`` or ``DEFECT``: ``DEFECT`` exactly when ``score > threshold``.
-        score: Image score.
+        score: Image score; infinite when there is a ``reason``.
         threshold: The decision limit that was applied, same scale as ``score``.
         p_value: Conformal p-value in (0, 1]: how often a good part scores at least this high.
         anomaly_map: ``float32 [H, W]`` pixel scores, larger is stranger, in the picture's own pixels.
@@ -65,6 +68,7 @@ class Inspection:
         notes: Remarks for the user, for example "alpha channel composited on black".
         display_range: Pixel scores that heat maps draw as black and as white. Fixed at calibration so that two
             pictures compare; the picture's own extremes where the settings ask for them.
+        reason: Why the part could not be judged at all (none found, more than one, cut off, misfit), else ``None``.
     """
 
     verdict: Verdict
@@ -79,3 +83,9 @@ class Inspection:
     source: Path | None = None
     notes: tuple[str, ...] = ()
     display_range: tuple[float, float] = (0.0, 2.0)
+    reason: Reason | None = None
+
+
+def finite(score: float) -> float | None:
+    """A score as JSON knows it: ``None`` where a part could not be judged."""
+    return score if math.isfinite(score) else None

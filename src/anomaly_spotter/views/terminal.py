@@ -12,6 +12,7 @@ from rich.text import Text
 
 from anomaly_spotter.inputs.findings import SHORTCUT_AUROC
 from anomaly_spotter.scoring.conformal import Promise
+from anomaly_spotter.scoring.inspection import finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +45,8 @@ _PIXEL_ROWS = {
 def inspection_row(found: Inspection) -> str:
     """One aligned line: verdict, score, p-value, number of regions, file, remarks."""
     regions = f"{len(found.regions)} region{'' if len(found.regions) == 1 else 's'}"
-    notes = f"  ({'; '.join(found.notes)})" if found.notes else ""
+    remarks = [*([found.reason] if found.reason else []), *found.notes]
+    notes = f"  ({'; '.join(remarks)})" if remarks else ""
     return (
         f"{found.verdict.value:<10}  score {found.score:7.3f}  p {found.p_value:6.4f}  "
         f"{regions:>11}  {found.source or 'array'}{notes}"
@@ -56,7 +58,8 @@ def inspection_to_dict(found: Inspection) -> dict[str, Any]:
     return {
         "path": None if found.source is None else str(found.source),
         "verdict": found.verdict.value,
-        "score": found.score,
+        "reason": found.reason,
+        "score": finite(found.score),
         "threshold": found.threshold,
         "p_value": found.p_value,
         "regions": [

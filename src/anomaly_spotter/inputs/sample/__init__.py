@@ -1,4 +1,4 @@
-"""The package's own procedural data set: screws, hazelnuts and capsules, drawn, lit and photographed by arithmetic.
+"""The package's own procedural data set: eight kinds of goods, drawn, lit and photographed by arithmetic.
 
 It needs no download and no licence, knows every defect to the pixel, and is laid out like MVTec AD, so that the
 tool can be tried and tested anywhere. The pictures are made up; no measurement on them says anything about real parts.

@@ -21,24 +21,27 @@ class Camera:
     tint: tuple[float, float, float]  # white balance: gain of red, green, blue
     gradient: tuple[float, float]  # relative change of the light over the picture, along x and y
     vignette: float  # relative loss of light in the corners
-    blur: float  # deviation of the lens blur, fraction of the side
+    blur: float  # deviation of the lens blur, fraction of the shorter side
     read_noise: float  # deviation in the dark, grey levels
     shot_noise: float  # deviation added at white, grey levels
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, exposure: float) -> Camera:
+    def draw(
+        cls, rng: np.random.Generator, exposure: float, blur: tuple[float, float] = (0.0014, 0.0022)
+    ) -> Camera:
         """Draw the settings of one shot.
 
         Args:
             rng: the stream to draw from.
             exposure: half the range of the gain around 1, in (0, 1).
+            blur: least and greatest deviation of the lens blur, fractions of the shorter side.
         """
         return cls(
             gain=rng.uniform(1 - exposure, 1 + exposure),
             tint=(rng.uniform(0.975, 1.025), 1.0, rng.uniform(0.97, 1.03)),
             gradient=(rng.uniform(-0.06, 0.06), rng.uniform(-0.06, 0.06)),
             vignette=rng.uniform(0.03, 0.10),
-            blur=rng.uniform(0.0014, 0.0022),
+            blur=rng.uniform(*blur),
             read_noise=rng.uniform(0.7, 1.1),
             shot_noise=rng.uniform(1.0, 1.7),
         )
@@ -61,10 +64,14 @@ class Camera:
         light = light * (1 - np.float32(2 * self.vignette) * (x * x + y * y))
         if scene.ndim == 3:
             light = light[:, :, None] * np.array(self.tint, np.float32)
-        sharp = blurred(scene, self.blur * width) * light
+        sharp = blurred(scene, self.blur * min(height, width))
+        sharp *= light
         knee = np.float32(0.9)
-        rolled = knee + (1 - knee) * np.tanh((sharp - knee) / (1 - knee))
-        return np.float32(255) * np.clip(np.where(sharp > knee, rolled, sharp), 0, 1)
+        bright = sharp > knee
+        sharp[bright] = knee + (1 - knee) * np.tanh((sharp[bright] - knee) / (1 - knee))
+        np.clip(sharp, 0, 1, out=sharp)
+        sharp *= np.float32(255)
+        return sharp
 
     def sense(self, clean: Map, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Return the picture as the sensor delivers it: noise added, rounded to ``uint8`` of the same shape.
@@ -74,6 +81,13 @@ class Camera:
             rng: the stream of the noise; the same stream gives the same noise whatever the picture shows.
         """
         # Colour is interpolated from neighbouring sensor cells, which makes its noise slightly coarse.
-        grain = blurred(rng.standard_normal(clean.shape, dtype=np.float32), 0.55) * np.float32(1.6)
-        deviation = np.float32(self.read_noise) + np.float32(self.shot_noise / 16) * np.sqrt(clean)
-        return np.clip(np.rint(clean + grain * deviation), 0, 255).astype(np.uint8)
+        picture = blurred(rng.standard_normal(clean.shape, dtype=np.float32), 0.55)
+        picture *= np.float32(1.6)
+        deviation = np.sqrt(clean)
+        deviation *= np.float32(self.shot_noise / 16)
+        deviation += np.float32(self.read_noise)
+        # In place: on a large picture fresh memory costs more than the arithmetic.
+        picture *= deviation
+        picture += clean
+        np.rint(picture, out=picture)
+        return np.clip(picture, 0, 255, out=picture).astype(np.uint8)

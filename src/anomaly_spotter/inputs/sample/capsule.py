@@ -19,10 +19,12 @@ from anomaly_spotter.inputs.sample.surface import (
     SUPERSAMPLING,
     Map,
     Normals,
+    affine,
     blurred,
     fractal,
     halo,
     litter,
+    offsets,
     plane,
     power,
     reduced,
@@ -159,8 +161,7 @@ def _faulty_imprint(rng: np.random.Generator, frame: _Frame, shell: _Shell) -> _
         ink = np.maximum(ink, ghost * np.float32(rng.uniform(0.5, 0.95)))
     else:
         cut = frame.pixel(_IMPRINT_CENTRE + rng.uniform(-0.09, 0.09), rng.uniform(-0.04, 0.04))
-        x = np.arange(frame.shape[1], dtype=np.float32)[None, :] - np.float32(cut[0])
-        y = np.arange(frame.shape[0], dtype=np.float32)[:, None] - np.float32(cut[1])
+        x, y = offsets(frame.shape, cut)
         away = np.hypot(x, y) / np.float32(frame.length * rng.uniform(0.04, 0.09))
         ink = ink * smoothstep(
             0.75, 1.2, (away + np.float32(0.18) * fractal(rng, frame.shape, (20, 20), 3)).astype(np.float32)
@@ -171,8 +172,7 @@ def _faulty_imprint(rng: np.random.Generator, frame: _Frame, shell: _Shell) -> _
 def _poke(rng: np.random.Generator, frame: _Frame, shell: _Shell) -> _Shell:
     place = frame.pixel(rng.uniform(0.10, 0.90), rng.uniform(-0.085, 0.085))
     size = frame.length * rng.uniform(0.012, 0.030)
-    x = np.arange(frame.shape[1], dtype=np.float32)[None, :] - np.float32(place[0])
-    y = np.arange(frame.shape[0], dtype=np.float32)[:, None] - np.float32(place[1])
+    x, y = offsets(frame.shape, place)
     away = np.hypot(x, y * np.float32(rng.uniform(0.75, 1.3))) / np.float32(size)
     away = away + np.float32(0.05) * fractal(rng, frame.shape, (14, 14), 2)
     dent = np.exp(-power(away, 2)) - np.float32(0.30) * np.exp(
@@ -331,7 +331,9 @@ def _lit(frame: _Frame, shell: _Shell, seed: int) -> tuple[Map, Map]:
     colour = colour + (np.clip(mirrored + 0.55 * grazing, 0, 0.95) * (1 - 0.8 * shell.dark)) * (
         np.float32(0.96) - colour
     )
-    specks = litter(stream(seed, "dust"), frame.shape[1], (4, 16), (0.05, 0.30))[: frame.shape[0]]
+    specks = litter(stream(seed, "dust"), (frame.shape[1], frame.shape[1]), (4, 16), (0.05, 0.30))[
+        : frame.shape[0]
+    ]
     colour = colour + specks * (np.float32(0.75) - colour)
     return np.asarray(colour, dtype=np.float32), np.asarray(cover, dtype=np.float32)
 
@@ -367,8 +369,7 @@ def scene(kind: str, seed: int, size: int, attempt: int) -> Map:
     colour, cover = _lit(frame, shell, seed)
 
     centre = canvas / 2 + pose.normal(0, 0.012, 2).clip(-0.03, 0.03) * canvas
-    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    place = np.hstack([rotation, (centre - rotation @ (np.array(frame.shape[::-1]) / 2))[:, None]])
+    place = affine(turn, (frame.shape[1] / 2, frame.shape[0] / 2), (centre[0], centre[1]))
     layers = np.dstack([*(colour * cover), cover, cover * (frame.u > _CAP_END)])
     layers = reduced(
         np.asarray(cv2.warpAffine(layers, place, (canvas, canvas), flags=cv2.INTER_LINEAR), dtype=np.float32)

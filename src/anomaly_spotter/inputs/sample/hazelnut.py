@@ -18,12 +18,15 @@ from anomaly_spotter.inputs.sample.surface import (
     SUPERSAMPLING,
     Map,
     Normals,
+    affine,
     blurred,
     fractal,
     half_way,
     halo,
+    lamp_at,
     litter,
     mixed,
+    offsets,
     plane,
     power,
     reduced,
@@ -229,8 +232,7 @@ def _cut(rng: np.random.Generator, nut: _Nut, shape: tuple[int, int]) -> _Marks:
     middle = _place(rng, nut, 0.62)
     turn, half = rng.uniform(0, math.pi), nut.radius * rng.uniform(0.16, 0.36)
     wide = half * rng.uniform(0.18, 0.34)
-    x = np.arange(shape[1], dtype=np.float32)[None, :] - np.float32(middle[0])
-    y = np.arange(shape[0], dtype=np.float32)[:, None] - np.float32(middle[1])
+    x, y = offsets(shape, middle)
     along = (x * math.cos(turn) + y * math.sin(turn)) / np.float32(half)
     across = (y * math.cos(turn) - x * math.sin(turn)) / np.float32(wide)
     ragged = np.float32(0.10) * fractal(rng, shape, (14, 14), 3)
@@ -250,8 +252,7 @@ def _cut(rng: np.random.Generator, nut: _Nut, shape: tuple[int, int]) -> _Marks:
 def _hole(rng: np.random.Generator, nut: _Nut, shape: tuple[int, int]) -> _Marks:
     middle = _place(rng, nut, 0.60)
     radius = nut.radius * rng.uniform(0.055, 0.115)
-    x = np.arange(shape[1], dtype=np.float32)[None, :] - np.float32(middle[0])
-    y = np.arange(shape[0], dtype=np.float32)[:, None] - np.float32(middle[1])
+    x, y = offsets(shape, middle)
     away = np.hypot(x, y) / np.float32(radius) + np.float32(0.06) * fractal(rng, shape, (12, 12), 3)
     pit = smoothstep(1.0, 0.84, away)
     rim = np.exp(-(((away - np.float32(1.10)) / np.float32(0.14)) ** 2))
@@ -268,8 +269,7 @@ def _print(rng: np.random.Generator, nut: _Nut, shape: tuple[int, int]) -> _Mark
     label, height = lettering(text, rng.uniform(0.12, 0.18))
     middle, turn = _place(rng, nut, 0.32), rng.uniform(0, 2 * math.pi)
     size = nut.radius * rng.uniform(0.22, 0.34) / height
-    rotation = size * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    place = np.hstack([rotation, (np.array(middle) - rotation @ (np.array(label.shape[::-1]) / 2))[:, None]])
+    place = affine(turn, (label.shape[1] / 2, label.shape[0] / 2), middle, size)
     label = blurred(label, 0.4 / size)  # the letters are drawn larger than they are shown
     ink = np.asarray(cv2.warpAffine(label, place, shape[::-1]), dtype=np.float32)
     half = shape[0] / 2
@@ -314,7 +314,7 @@ def _cloth(seed: int, size: int) -> Map:
         + 0.10 * fractal(rng, (size, size), (3, 3), 2)
         + 0.16 * halo(fractal(rng, (size, size), (size / 3, size / 3), 2), size * 0.04)
     )
-    lint = litter(rng, size, (3, 16), (0.02, 0.14))
+    lint = litter(rng, (size, size), (3, 16), (0.02, 0.14))
     return np.asarray(weave[..., None] * np.array(_CLOTH, np.float32) + lint[..., None], dtype=np.float32)
 
 
@@ -332,7 +332,7 @@ def scene(kind: str, seed: int, size: int, attempt: int) -> Map:
     """
     nut, pose, lamp = _draw_nut(seed, size), stream(seed, "pose"), stream(seed, "light")
     slant, azimuth = math.radians(lamp.uniform(28, 45)), math.radians(lamp.normal(-125, 15))
-    light = (math.cos(azimuth) * math.sin(slant), math.sin(azimuth) * math.sin(slant), math.cos(slant))
+    light = lamp_at(slant, azimuth)
 
     squared, along, around = _solve(nut)
     colour, relief, gloss = _shell(nut, along, around)

@@ -5,6 +5,7 @@ The same part is rendered with and without its flaw before the sensor adds noise
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 
 from anomaly_spotter.errors import DatasetError
-from anomaly_spotter.inputs.sample import capsule, hazelnut, screw
+from anomaly_spotter.inputs.sample import board, cap, capsule, casting, fabric, hazelnut, rail, screw
 from anomaly_spotter.inputs.sample.camera import Camera
 from anomaly_spotter.inputs.sample.surface import Map, stream
 
@@ -21,26 +22,39 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+
+@dataclass(frozen=True)
+class _Category:
+    """How one category is drawn, and which of its flaws can be seen and have a realistic size."""
+
+    kinds: tuple[str, ...]
+    scene: Callable[[str, int, int, int], Map]
+    exposure: float
+    area: tuple[float, float] = (0.001, 0.04)  # least and greatest, of the picture
+    strong: float = 12.0  # grey levels: a flaw must reach this somewhere, or nobody could see it
+
+
 GOOD = "good"
-CATEGORIES: tuple[str, ...] = ("capsule", "hazelnut", "screw")
+_TABLE: Mapping[str, _Category] = MappingProxyType(
+    {
+        "board": _Category(board.KINDS, board.scene, board.EXPOSURE, area=(2e-5, 0.002)),
+        "cap": _Category(cap.KINDS, cap.scene, cap.EXPOSURE, area=(0.0008, 0.045)),
+        "capsule": _Category(capsule.KINDS, capsule.scene, capsule.EXPOSURE),
+        "casting": _Category(
+            casting.KINDS, casting.scene, casting.EXPOSURE, area=(0.0006, 0.03), strong=10.0
+        ),
+        "fabric": _Category(fabric.KINDS, fabric.scene, fabric.EXPOSURE, area=(0.0008, 0.03)),
+        "hazelnut": _Category(hazelnut.KINDS, hazelnut.scene, hazelnut.EXPOSURE),
+        "rail": _Category(rail.KINDS, rail.scene, rail.EXPOSURE, area=(0.0006, 0.06)),
+        "screw": _Category(screw.KINDS, screw.scene, screw.EXPOSURE),
+    }
+)
+CATEGORIES: tuple[str, ...] = tuple(_TABLE)
 DEFECT_KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"capsule": capsule.KINDS, "hazelnut": hazelnut.KINDS, "screw": screw.KINDS}
+    {name: category.kinds for name, category in _TABLE.items()}
 )
 MIN_SIZE = 64  # pixels; below it threads and letters melt away
-
-_SCENES: Mapping[str, Callable[[str, int, int, int], Map]] = {
-    "capsule": capsule.scene,
-    "hazelnut": hazelnut.scene,
-    "screw": screw.scene,
-}
-_EXPOSURES: Mapping[str, float] = {
-    "capsule": capsule.EXPOSURE,
-    "hazelnut": hazelnut.EXPOSURE,
-    "screw": screw.EXPOSURE,
-}
 _VISIBLE = 4.0  # grey levels: a smaller difference drowns in the sensor's noise
-_STRONG = 12.0  # grey levels: a flaw must reach this somewhere, or nobody could see it
-_LEAST_AREA, _GREATEST_AREA = 0.001, 0.04  # of the picture
 _ATTEMPTS = 12  # flaws tried on a part before the best so far is taken
 
 
@@ -56,22 +70,23 @@ def render(
         category: one of `CATEGORIES`.
         kind: "good" or one of ``DEFECT_KINDS[category]``.
         seed: any integer >= 0.
-        size: side of the square picture in pixels, at least 64.
+        size: scale of the picture, at least 64: the side in pixels of the square categories. A board is 3.2 times
+            as high and 4.8 times as wide, a rail 0.6 and 1.8 times, a casting within 15 % of it either way.
 
     Returns:
-        The picture, ``uint8`` RGB ``[size, size, 3]`` (screw: grey ``[size, size]``), and the defect's mask,
-        ``bool [size, size]``, all False for "good" and never empty otherwise.
+        The picture, ``uint8`` RGB ``[H, W, 3]`` (casting, rail and screw: grey ``[H, W]``), and the defect's mask,
+        ``bool [H, W]``, all False for "good" and never empty otherwise.
 
     Raises:
         DatasetError: the category or kind is unknown, the seed negative or the size too small.
     """
     _check(category, kind, seed, size)
-    scene = _SCENES[category]
-    clean = scene(GOOD, seed, size, 0)
-    mask = np.zeros((size, size), dtype=np.bool_)
+    drawn = _TABLE[category]
+    clean = drawn.scene(GOOD, seed, size, 0)
+    mask = np.zeros(clean.shape[:2], dtype=np.bool_)
     if kind != GOOD:
-        clean, mask = _damaged(scene, kind, seed, clean)
-    camera = Camera.draw(stream(seed, "camera"), _EXPOSURES[category])
+        clean, mask = _damaged(drawn, kind, seed, size, clean)
+    camera = Camera.draw(stream(seed, "camera"), drawn.exposure)
     return camera.sense(clean, stream(seed, "sensor")), mask
 
 
@@ -92,22 +107,22 @@ def _check(category: str, kind: str, seed: int, size: int) -> None:
 
 
 def _damaged(
-    scene: Callable[[str, int, int, int], Map], kind: str, seed: int, good: Map
+    category: _Category, kind: str, seed: int, size: int, good: Map
 ) -> tuple[Map, NDArray[np.bool_]]:
     """Return (noiseless picture, mask) of the part with a flaw that can be seen and has a realistic size."""
-    size = good.shape[0]
+    least, greatest = category.area
     tried: list[tuple[float, Map, NDArray[np.bool_]]] = []
     for attempt in range(_ATTEMPTS):
-        flawed = scene(kind, seed, size, attempt)
+        flawed = category.scene(kind, seed, size, attempt)
         difference = np.abs(flawed - good)
         if difference.ndim == 3:
             difference = difference.max(axis=2)
         mask = _solid(difference > _VISIBLE)
         area = float(mask.mean())
-        if _LEAST_AREA <= area <= _GREATEST_AREA and difference.max() >= _STRONG:
+        if least <= area <= greatest and difference.max() >= category.strong:
             return flawed, mask
         # A flaw may fall where it hardly shows, say into the dark flank. Keep the nearest miss, draw another.
-        tried.append((abs(float(np.log(max(area, 1e-9) / _LEAST_AREA))), flawed, mask))
+        tried.append((abs(float(np.log(max(area, 1e-9) / least))), flawed, mask))
     _, flawed, mask = min(tried, key=lambda attempt: attempt[0])
     return flawed, mask
 

@@ -18,6 +18,7 @@ from anomaly_spotter.inputs.sample.surface import (
     SUPERSAMPLING,
     Map,
     Normals,
+    affine,
     blurred,
     fractal,
     half_way,
@@ -299,7 +300,7 @@ def _sheet(seed: int, size: int) -> Map:
         + 0.010 * halo(fractal(rng, shape, (size / 3, size / 3), octaves=2), size * 0.05)
         + 0.004 * fractal(rng, shape, (5, 7), octaves=2)
     )
-    return np.asarray(sheet * (1 - litter(rng, size, (2, 14), (0.03, 0.16))), dtype=np.float32)
+    return np.asarray(sheet * (1 - litter(rng, shape, (2, 14), (0.03, 0.16))), dtype=np.float32)
 
 
 def scene(kind: str, seed: int, size: int, attempt: int) -> Map:
@@ -349,10 +350,7 @@ def scene(kind: str, seed: int, size: int, attempt: int) -> Map:
     )
     brightness, cover = _seen(squared, _lit(squared, damage, flaw, part, light), flaw, part, light)
 
-    sine, cosine = math.sin(part.turn), math.cos(part.turn)
-    middle = np.array([columns / 2, rows / 2])
-    rotation = np.array([[cosine, -sine], [sine, cosine]])
-    place = np.hstack([rotation, (centre - rotation @ middle)[:, None]])
+    place = affine(part.turn, (columns / 2, rows / 2), (centre[0], centre[1]))
     layers = cv2.warpAffine(
         np.dstack([brightness * cover, cover]), place, (canvas, canvas), flags=cv2.INTER_LINEAR
     )

