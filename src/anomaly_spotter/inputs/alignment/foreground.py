@@ -138,7 +138,9 @@ def _edges(reduced: NDArray[np.uint8]) -> NDArray[np.uint8]:
     channels = 1 if reduced.ndim == 2 else reduced.shape[2]
     squared = np.zeros(reduced.shape[:2], np.float32)
     across, down = np.empty_like(squared), np.empty_like(squared)
-    for channel in range(channels):  # one at a time, in place: touching fresh memory costs more than the arithmetic
+    for channel in range(
+        channels
+    ):  # one at a time, in place: touching fresh memory costs more than the arithmetic
         smooth = cv2.GaussianBlur(cv2.extractChannel(reduced, channel), (3, 3), 0)
         cv2.Sobel(smooth, cv2.CV_32F, 1, 0, across, scale=1 / 8, borderType=cv2.BORDER_REPLICATE)
         cv2.Sobel(smooth, cv2.CV_32F, 0, 1, down, scale=1 / 8, borderType=cv2.BORDER_REPLICATE)

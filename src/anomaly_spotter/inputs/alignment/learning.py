@@ -88,6 +88,8 @@ def fit_aligner(
 
 
 class _Fit:
+    """One run of ``fit_aligner``."""
+
     def __init__(
         self,
         method: Literal["foreground", "template"],
@@ -99,14 +101,14 @@ class _Fit:
         self._pictures = pictures
         self._pool = pool
         self._progress = progress
-        self._done = 0
+        self._done = 1  # the first picture tells the scale
 
     def run(self) -> tuple[Aligner, list[Pose]]:
         total = len(self._pictures)
         kept = sorted(set(np.linspace(0, total - 1, min(total, KEPT_PICTURES)).round().astype(int).tolist()))
         first = self._pictures[kept[0]]
         scale = min(1.0, WORKING_SIDE / max(first.shape[:2]))
-        observations = list(self._observed(kept, scale, first))
+        observations = [observe(first, scale), *self._observed(kept[1:], scale)]
         level = choose_level(observations)
         blobs = list(self._pool.map(lambda o: find_blob(o, level), observations))
         gates = choose_gates(observations, blobs)
@@ -126,20 +128,15 @@ class _Fit:
         _check_found(poses.values())
         return aligner, [poses[index] for index in range(total)]
 
-    def _observed(
-        self, indices: Sequence[int], scale: float, first: NDArray[np.uint8] | None = None
-    ) -> Iterable[Observation]:
-        """Observe pictures two at a time, so that only few are held in full."""
-        step = 2 * _THREADS
+    def _observed(self, indices: Sequence[int], scale: float) -> Iterable[Observation]:
+        """Observe pictures a few at a time, so that only those are held in full."""
+        total, step = len(self._pictures), 2 * _THREADS
         for start in range(0, len(indices), step):
-            block = [
-                first if first is not None and start + offset == 0 else self._pictures[index]
-                for offset, index in enumerate(indices[start : start + step])
-            ]
+            block = [self._pictures[index] for index in indices[start : start + step]]
             yield from self._pool.map(lambda pixels: observe(pixels, scale), block)
             self._done += len(block)
             if self._progress is not None:
-                self._progress(self._done, len(self._pictures))
+                self._progress(self._done, total)
 
     def _settle(self, goods: Sequence[_Good]) -> Registrar:
         """Learn how parts may lie, then the frame, then the template."""
@@ -155,7 +152,7 @@ class _Fit:
         elongation = float(np.median([good.blob.elongation for good in goods]))
         widest = Orientation(elongation >= _ELONGATED, 0.0, math.pi)
         turns = []
-        for half in (goods[::2], goods[1::2] or goods):
+        for half in (goods[::2], goods[1::2]):
             registrar = self._learned(half, widest, MIDDLE)
             turns.append(np.array([motion.angle for _, motion in self._registered(goods, registrar)]))
         return judge(turns[0], turns[1], follows_axis=widest.follows_axis)[0]
@@ -215,7 +212,7 @@ def choose_gates(observations: Sequence[Observation], blobs: Sequence[Blob | Non
         AlignmentError: The foreground is not one part of about the same size in nearly all pictures.
     """
     found = [blob for blob in blobs if blob is not None]
-    if len(found) < (1 - _LOST_SHARE) * len(blobs):
+    if len(blobs) - len(found) > max(1, _LOST_SHARE * len(blobs)):
         raise AlignmentError(
             f"no part stands out from the background in {len(blobs) - len(found)} of {len(blobs)} good pictures"
         )
