@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     report = {"provenance": provenance.stamp(), "presets": {}}
-    for preset in arguments.preset or ["default", "seed"]:
+    for preset in arguments.preset or ["unet", "seed"]:
         medians = measure(preset, arguments.rounds)
         plain = medians["fp32, default layout"]
         bf16 = wants_bf16(SpotterConfig.load(preset, environment={}).training)

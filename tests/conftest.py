@@ -60,7 +60,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> SpotterConfig:
-    return SpotterConfig.load("default", overrides=TINY, environment={})
+    return SpotterConfig.load("unet", overrides=TINY, environment={})
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ def test_the_manifest_names_data_commit_config_and_versions(bundle):
     origin = manifest["provenance"]
     assert len(origin["data_sha256"]) == 64
     assert {"created", "version", "commit", "versions", "machine", "seed", "train_counts"} <= set(origin)
-    assert manifest["config"]["preset"] == "default"
+    assert manifest["config"]["preset"] == "unet"
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_the_evaluation_follows_the_contract(spotter, data_root):
     assert {"auroc", "aupro", "f1", "f1_max"} <= set(found["pixel"])
     assert found["data"]["counts"] == {"test/bar": 6, "test/good": 6}
     assert len(found["data"]["sha256"]) == 64
-    assert found["bundle"]["config"]["preset"] == "default"
+    assert found["bundle"]["config"]["preset"] == "unet"
     assert len(found["pictures"]) == 12
 
 
@@ -143,17 +143,17 @@ def test_the_split_is_disjoint_complete_and_large_enough(count, tiny_config):
 
 def test_calibration_pictures_never_reach_training(data_root, tiny_config, monkeypatch):
     """Blackening the calibration pictures must leave the weights untouched."""
-    from anomaly_spotter import fitting
-    from anomaly_spotter.inputs.store import load_store
+    from anomaly_spotter.inputs.store import Canvases
 
     fitted = Spotter.fit(data_root, "disc", config=tiny_config)
+    stacked = Canvases.stacked
 
-    def blackened(*args, **kwargs):
-        store = load_store(*args, **kwargs)
-        store.pictures[split_good(len(store.pictures), tiny_config).calibration] = 0
-        return store
+    def blackened(self, spill):
+        pictures = stacked(self, spill)
+        pictures[split_good(len(pictures), tiny_config).calibration] = 0
+        return pictures
 
-    monkeypatch.setattr(fitting, "load_store", blackened)
+    monkeypatch.setattr(Canvases, "stacked", blackened)
     other = Spotter.fit(data_root, "disc", config=tiny_config)
     for name, value in fitted.model.state().items():
         np.testing.assert_array_equal(other.model.state()[name], value)

@@ -95,7 +95,7 @@ def test_ctrl_c_keeps_the_best_epoch_and_the_run_can_go_on(data_root, tmp_path, 
 def test_resume_refuses_other_settings_and_other_pictures(data_root, tmp_path, tiny_config):
     run = tmp_path / "run"
     Spotter.fit(data_root, "disc", config=tiny_config, run_dir=run)
-    other = SpotterConfig.load("default", overrides=TINY | {"preset": "x"}, environment={})
+    other = SpotterConfig.load("unet", overrides=TINY | {"preset": "x"}, environment={})
     with pytest.raises(ConfigError, match="its settings differ"):
         Spotter.fit(data_root, "disc", config=other, run_dir=run, resume=True)
     with pytest.raises(ConfigError, match="its good pictures differ"):
@@ -113,7 +113,7 @@ def test_resuming_a_finished_run_gives_it_again(data_root, tmp_path, tiny_config
 def test_a_run_that_stopped_early_does_not_train_on_when_resumed(data_root, tmp_path):
     run = tmp_path / "run"
     training = {"epochs": 40, "batch_size": 8, "patience": 1, "learning_rate": 0.05, "schedule": "constant"}
-    config = SpotterConfig.load("default", overrides=TINY | {"training": training}, environment={})
+    config = SpotterConfig.load("unet", overrides=TINY | {"training": training}, environment={})
     first = Spotter.fit(data_root, "disc", config=config, run_dir=run)
     again = Spotter.fit(data_root, "disc", config=config, run_dir=run, resume=True)
     assert len(first.provenance["history"]) < 40
@@ -129,7 +129,7 @@ def test_a_diverged_run_is_refused_instead_of_calling_everything_ok(data_root):
         "schedule": "constant",
         "precision": "fp32",
     }
-    config = SpotterConfig.load("default", overrides=TINY | {"training": training}, environment={})
+    config = SpotterConfig.load("unet", overrides=TINY | {"training": training}, environment={})
     with pytest.raises(SpotterError, match=r"not finite|no validation loss is finite"):
         Spotter.fit(data_root, "disc", config=config)
 
@@ -221,13 +221,13 @@ def test_early_stopping_stops_and_the_best_epoch_is_used(data_root, tmp_path):
             "schedule": "constant",
         }
     }
-    config = SpotterConfig.load("default", overrides=overrides, environment={})
+    config = SpotterConfig.load("unet", overrides=overrides, environment={})
     history = Spotter.fit(data_root, "disc", config=config).provenance["history"]
     assert len(history) < 60
     assert history[-1]["val_loss"] >= min(row["val_loss"] for row in history)
 
 
-@pytest.mark.parametrize("preset", ["seed", "default"])
+@pytest.mark.parametrize("preset", ["seed", "unet"])
 def test_both_presets_learn(data_root, preset):
     overrides = {
         "preprocessing": {"long_side": 64},
@@ -243,7 +243,7 @@ def test_bf16_reaches_what_fp32_reaches(data_root):
     reached = {}
     for precision in ("fp32", "bf16"):
         training = {"epochs": 6, "batch_size": 8, "precision": precision, "pictures_per_epoch": 64}
-        config = SpotterConfig.load("default", overrides=TINY | {"training": training}, environment={})
+        config = SpotterConfig.load("unet", overrides=TINY | {"training": training}, environment={})
         reached[precision] = Spotter.fit(data_root, "disc", config=config).provenance["history"][-1][
             "val_loss"
         ]

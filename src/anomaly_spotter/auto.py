@@ -1,8 +1,8 @@
 """The choice of alignment, resolution, model and scoring from good pictures alone.
 
-Some good pictures are held out and synthetic defects are painted on copies of them, some strong, some faint. A candidate is worth
-how well it tells the defects from the held-out good pictures; defects that every candidate finds, or none, tell
-nothing and weigh nothing. No real defect and no test picture is ever looked at. What is tried depends on the budget
+Some good pictures are held out, synthetic defects are painted on copies of them, some strong, some faint, and other
+copies are shown in lighter or darker light, which is no defect. A candidate is worth how well it tells the defects
+from all that is good; defects that every candidate finds, or none, tell nothing and weigh nothing. No real defect and no test picture is ever looked at. What is tried depends on the budget
 by a fixed cost model, not by the clock, so that the choice can be repeated.
 """
 
@@ -12,11 +12,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import cv2
 import numpy as np
 
 from anomaly_spotter.errors import DatasetError
 from anomaly_spotter.inputs.alignment import AlignmentError, fit_aligner
-from anomaly_spotter.inputs.preprocess import MULTIPLE, Preprocessor
+from anomaly_spotter.inputs.preprocess import MULTIPLE, Preprocessor, to_grey
 from anomaly_spotter.inputs.synthetic import SMALLEST_SIDE, corrupt
 from anomaly_spotter.models import feature_model
 from anomaly_spotter.scoring.location import CELL, LocationScale
@@ -35,8 +36,13 @@ if TYPE_CHECKING:
 
 FEWEST = 8  # good pictures from which a choice can be made
 _SIDES = (256, 384, 512, 768, 1024, 1536, 2048)
-_LEARN, _HOLD = 96, 40  # pictures at most, to learn candidates from and to test them on
-_STRENGTHS = (0.35, 0.7, 1.2)  # of the synthetic defects, faint to strong
+_APART = 1.2  # resolutions closer than this are not worth two tries
+_LEARN, _HOLD = 160, 40  # pictures at most, to learn candidates from and to test them on
+_LIGHT = ((0.95, -6.0), (1.05, 6.0))  # gain and offset in grey levels of a drifting lamp
+_STRENGTHS = (0.35, 0.35, 0.7, 0.7, 1.2, 1.2)  # of the synthetic defects, faint to strong
+_LEAST_TEXTURE = 0.5  # under a synthetic defect, see _texture
+_TEXTURE_SIDE, _TEXTURE_WINDOW = 256, 9  # pixels
+_ATTEMPTS = 4  # to place a defect there
 _SMOOTHING = (4.0, 8.0, 16.0)  # canvas pixels
 _FRACTIONS = (0.0, 0.003, 0.01, 0.02)  # of the map's highest pixels; 0 is the maximum
 _SHARE = 0.6  # of the budget for choosing; the rest fits the chosen one
@@ -68,7 +74,8 @@ class Candidate:
         model: ``memory`` or ``gaussian``.
         places: ``local`` or ``global``.
         scoring: Smoothing, normalisation and pooling.
-        found: ``float64 [D]``, for each synthetic defect the share of held-out good pictures it scores above.
+        found: ``float64 [D]``, for each synthetic defect the share of good pictures it scores above, those in other
+            light included.
     """
 
     geometry: Geometry
@@ -127,7 +134,11 @@ def choose(
     held = min(_HOLD, round(0.4 * len(good)))
     hold, learn = order[:held].tolist(), order[held : held + _LEARN].tolist()
     defects = _paint(good, hold, config.training.seed)
-    pictures = len(hold) + len(learn) + len(defects)
+    if not defects:
+        raise DatasetError(
+            "the good pictures are too flat to choose a model by synthetic defects; name one by --model memory"
+        )
+    pictures = 2 * len(hold) + len(learn) + len(defects)
     geometries = _affordable(_geometries(good, config, announce), pictures, config.auto.budget)
     candidates: list[Candidate] = []
     for done, geometry in enumerate(geometries):
@@ -186,7 +197,8 @@ def _geometries(
     for aligner in aligners:
         frame = max(max(shape) for shape in good.shapes) if aligner is None else max(aligner.frame)
         native = -(-frame // MULTIPLE) * MULTIPLE
-        for side in sorted({min(side, native) for side in _SIDES}):
+        sides = [side for side in _SIDES if side * _APART <= native]
+        for side in [*sides, native] if native <= _SIDES[-1] else sides:
             settings = config.preprocessing.model_copy(update={"long_side": side})
             sizes = [(width, height) for height, width in good.shapes]
             preprocessor = Preprocessor.fit(
@@ -208,18 +220,41 @@ def _affordable(geometries: Iterator[Geometry], pictures: int, budget: float) ->
     return chosen
 
 
-def _paint(good: _Pictures, hold: Sequence[int], seed: int) -> list[tuple[int, NDArray[np.uint8]]]:
-    """Copies of the held-out pictures with synthetic defects, as (picture, pixels)."""
+def _paint(good: _Pictures, hold: Sequence[int], seed: int) -> list[NDArray[np.uint8]]:
+    """Copies of the held-out pictures with synthetic defects where there is something to see.
+
+    A spot on an empty background separates nothing that matters: it would only reward what looks at the background.
+    """
     painted = []
     for position, index in enumerate(hold):
+        picture, donor = _volume(good[index]), _volume(good[hold[position - 1]])
+        donor = donor if donor.shape == picture.shape else picture
+        texture = _texture(picture)
         for number, strength in enumerate(_STRENGTHS):
             rng = np.random.default_rng([seed, index, number])
-            picture, donor = _volume(good[index]), _volume(good[hold[position - 1]])
-            donor = donor if donor.shape == picture.shape else picture
-            corrupted, mask = corrupt(picture, donor, rng, strength)
-            if mask.any():
-                painted.append((index, corrupted))
+            for _ in range(_ATTEMPTS):
+                corrupted, mask = corrupt(picture, donor, rng, strength)
+                if mask.any() and texture[mask].mean() > _LEAST_TEXTURE:
+                    painted.append(corrupted.squeeze())
+                    break
     return painted
+
+
+def _texture(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Local gradient of ``uint8 [H, W, C]``, ``[H, W]``; 1 is what a tenth of the picture exceeds."""
+    height, width = picture.shape[:2]
+    scale = min(1.0, _TEXTURE_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(to_grey(picture), size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    slope = np.hypot(cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1))
+    local = cv2.blur(slope, (_TEXTURE_WINDOW, _TEXTURE_WINDOW))
+    enlarged = cv2.resize(local, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(enlarged / max(float(np.quantile(local, 0.9)), 1e-6), dtype=np.float32)
+
+
+def _relit(pixels: NDArray[np.uint8], gain: float, offset: float) -> NDArray[np.uint8]:
+    relit = np.rint(pixels * np.float32(gain) + np.float32(offset))
+    return np.asarray(np.clip(relit, 0, 255), dtype=np.uint8)
 
 
 def _volume(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -231,7 +266,7 @@ def _try(
     good: _Pictures,
     learn: Sequence[int],
     hold: Sequence[int],
-    defects: Sequence[tuple[int, NDArray[np.uint8]]],
+    defects: _Pictures,
     config: SpotterConfig,
 ) -> Iterator[Candidate]:
     """All models and scorings at one geometry."""
@@ -243,19 +278,20 @@ def _try(
 
     learned = [found for index in learn if (found := canvas(good[index])) is not None]
     held = [canvas(good[index]) for index in hold]
-    corrupted = [canvas(pixels.squeeze()) for _, pixels in defects]
+    relit = [canvas(_relit(good[index], *_LIGHT[number % 2])) for number, index in enumerate(hold)]
+    corrupted = [canvas(pixels) for pixels in defects]
     if len(learned) < 2:
         return
     grids = GoodGrids.fit(learned, config.model, config.training.seed)
-    features = [None if one is None else grids.features.of(one) for one in (*held, *corrupted)]
+    features = [None if one is None else grids.features.of(one) for one in (*held, *relit, *corrupted)]
     for name, places in _models(geometry):
         settings = config.model.model_copy(update={"name": name, "places": places})
         model, _ = feature_model(name).fit(grids, settings, config.training.seed)
         maps = [None if grid is None else model.distances(grid).numpy() for grid in features]
         for scoring in _scorings(config.scoring):
             scores = _scores(maps, len(held), scoring)
-            found = _found(scores[: len(held)], scores[len(held) :])
-            yield Candidate(geometry, name, places, scoring, found)
+            shares = _found(scores[: 2 * len(held)], scores[2 * len(held) :])
+            yield Candidate(geometry, name, places, scoring, shares)
 
 
 def _models(

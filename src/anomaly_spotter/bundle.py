@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import zipfile
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
@@ -26,13 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
 FORMAT = "anomaly-spotter"
 FORMAT_VERSION = 2
 SUFFIX = ".spot"
 _MANIFEST, _WEIGHTS = "manifest.json", "model.safetensors"
+_VERSION = re.compile(r"(.+)\.v(\d{1,9})")
 _LARGEST_MANIFEST = 64 * 2**20
 _LARGEST_WEIGHTS = 8 * 2**30
 _SECTIONS = ("config", "preprocessing", "calibration", "provenance")
@@ -47,7 +49,7 @@ class Bundle:
         preprocessing: The fitted geometry.
         calibration: The fitted constants.
         provenance: What was trained on what, when and with which versions.
-        arrays: Learned arrays by name: ``model.*``, ``preprocessing.*`` and ``location.*``.
+        arrays: Learned arrays by name: ``model.*``, ``preprocessing.*``, ``location.*`` and ``known.*``.
     """
 
     config: dict[str, Any]
@@ -63,15 +65,7 @@ def write_bundle(path: Path, bundle: Bundle) -> Path:
     Raises:
         SpotterError: The file cannot be written.
     """
-    weights = save_arrays(dict(bundle.arrays))
-    sections = {section: getattr(bundle, section) for section in _SECTIONS}
-    manifest = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        "sections_sha256": _digest(sections),
-        **sections,
-    }
+    manifest, weights = _packed(bundle)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(_MANIFEST, json.dumps(manifest, indent=2, allow_nan=False))
@@ -124,6 +118,37 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: the manifest was changed after training (hash mismatch); use the original file"
         )
     return manifest
+
+
+def identity(content: Bundle | Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what a bundle or a manifest stands for; the same however often it is written and read."""
+    manifest = _packed(content)[0] if isinstance(content, Bundle) else content
+    return hashlib.sha256(f"{manifest['weights_sha256']}{manifest['sections_sha256']}".encode()).hexdigest()
+
+
+def next_version(path: Path) -> Path:
+    """``screw.spot`` -> ``screw.v2.spot``, ``screw.v2.spot`` -> ``screw.v3.spot``; the first that is not there yet."""
+    stem, version = path.name.removesuffix(SUFFIX), 1
+    if found := _VERSION.fullmatch(stem):
+        stem, version = found[1], int(found[2])
+    while (candidate := path.with_name(f"{stem}.v{version + 1}{SUFFIX}")).exists():
+        version += 1
+    return candidate
+
+
+def _packed(bundle: Bundle) -> tuple[dict[str, Any], bytes]:
+    """The manifest and the weights file."""
+    # safetensors writes the memory behind an array: a transposed view would come back scrambled.
+    weights = save_arrays({name: np.asarray(array, order="C") for name, array in bundle.arrays.items()})
+    sections = {section: getattr(bundle, section) for section in _SECTIONS}
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "sections_sha256": _digest(sections),
+        **sections,
+    }
+    return manifest, weights
 
 
 def _digest(sections: Mapping[str, Any]) -> str:

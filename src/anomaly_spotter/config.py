@@ -222,7 +222,7 @@ class SpotterConfig(_Section):
         Raises:
             ConfigError: Unknown preset, unreadable file, unknown setting or value out of range.
         """
-        tree: dict[str, Any] = {"preset": preset} | _read_yaml(_preset_file(preset))
+        tree: dict[str, Any] = {"preset": preset} | _preset_tree(preset)
         if file is not None:
             tree = _merge(tree, _read_yaml(file))
         tree = _merge(tree, _from_environment(os.environ if environment is None else environment))
@@ -259,6 +259,13 @@ def _preset_folder() -> Path:
     package = Path(__file__).parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parents[1] / "configs"
+
+
+def _preset_tree(preset: str) -> dict[str, Any]:
+    """A preset on top of the one it extends."""
+    tree = _read_yaml(_preset_file(preset))
+    base = tree.pop("extends", None)
+    return tree if base is None else _merge(_preset_tree(base), tree)
 
 
 def _preset_file(preset: str) -> Path:

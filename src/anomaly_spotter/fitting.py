@@ -23,6 +23,7 @@ from anomaly_spotter.inputs.illumination import Illumination
 from anomaly_spotter.inputs.preprocess import Preprocessor
 from anomaly_spotter.inputs.region import region_on_canvas
 from anomaly_spotter.inputs.store import Canvases, read_good
+from anomaly_spotter.known import Known
 from anomaly_spotter.models import feature_model
 from anomaly_spotter.scoring import conformal
 from anomaly_spotter.scoring.calibration import Calibration
@@ -68,6 +69,7 @@ class Fitted:
     calibration: Calibration
     location: LocationScale | None
     provenance: dict[str, Any]
+    known: Known
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ def fit(
             "skipped": [reason for _, reason in good.skipped] + list(refused.values()),
             "notes": dict(good.notes),
         },
+        Known.of(good.fingerprints),
     )
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 
-from anomaly_spotter.bundle import Bundle, read_bundle, write_bundle
+from anomaly_spotter.bundle import Bundle, identity, read_bundle, write_bundle
 from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.errors import BundleError, PictureError, SpotterError
 from anomaly_spotter.inputs.decode import Picture
 from anomaly_spotter.inputs.layouts import Dataset, load_dataset
 from anomaly_spotter.inputs.preprocess import Preprocessor
 from anomaly_spotter.inputs.store import read_ahead
+from anomaly_spotter.known import Known
 from anomaly_spotter.models import model_class
 from anomaly_spotter.scoring.calibration import Calibration
 from anomaly_spotter.scoring.conformal import held_out_share
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from anomaly_spotter.evaluation import Evaluation
     from anomaly_spotter.fitting import Progress
+    from anomaly_spotter.living import KnownDefects
     from anomaly_spotter.models.base import AnomalyModel
     from anomaly_spotter.scoring.inspection import Inspection
 
@@ -49,6 +51,7 @@ class Spotter:
         calibration: What scores mean, and what is promised.
         location: What is usual at each place of the map; ``None`` where scoring does not ask for it.
         provenance: What was trained on what, when, with which versions.
+        known: The good pictures it has seen.
 
     Example:
         >>> from anomaly_spotter import Spotter
@@ -65,6 +68,7 @@ class Spotter:
         calibration: Calibration,
         provenance: dict[str, Any],
         location: LocationScale | None = None,
+        known: Known | None = None,
     ) -> None:
         self.config = config
         self.preprocessor = preprocessor
@@ -72,6 +76,7 @@ class Spotter:
         self.calibration = calibration
         self.provenance = provenance
         self.location = location
+        self.known = Known() if known is None else known
 
     @classmethod
     def fit(
@@ -129,6 +134,7 @@ class Spotter:
             fitted.calibration,
             fitted.provenance,
             fitted.location,
+            fitted.known,
         )
 
     @overload
@@ -235,10 +241,61 @@ class Spotter:
         inspected = ((sample, result) for sample, (_, result) in zip(samples, found, strict=True))
         return evaluate(dataset, inspected, self.calibration.threshold, self.describe(), progress)
 
+    def extend(
+        self,
+        good: str | Path | Dataset,
+        *,
+        skip_bad: bool = False,
+        progress: Progress | None = None,
+        announce: Callable[[str], None] | None = None,
+    ) -> Spotter:
+        """A new detector that also knows these good pictures; see :func:`anomaly_spotter.living.extend`."""
+        from anomaly_spotter.living import extend
+
+        return extend(self, good, skip_bad=skip_bad, progress=progress, announce=announce)
+
+    def recalibrate(
+        self,
+        good: str | Path | Dataset | None = None,
+        *,
+        false_reject_rate: float | None = None,
+        confidence: float | None = None,
+        on_average: bool = False,
+        skip_bad: bool = False,
+        progress: Progress | None = None,
+        announce: Callable[[str], None] | None = None,
+    ) -> Spotter:
+        """A new detector with the same model and another promise; see :func:`anomaly_spotter.living.recalibrate`."""
+        from anomaly_spotter.living import recalibrate
+
+        return recalibrate(
+            self,
+            good,
+            false_reject_rate=false_reject_rate,
+            confidence=confidence,
+            on_average=on_average,
+            skip_bad=skip_bad,
+            progress=progress,
+            announce=announce,
+        )
+
+    def recall_at_rates(self, defects: Iterable[str | Path]) -> KnownDefects:
+        """What share of known defects each false reject rate would find; moves nothing."""
+        from anomaly_spotter.living import recall_at_rates
+
+        return recall_at_rates(self, defects)
+
     @property
     def guarantee(self) -> str:
         """What the calibration promises about good parts, in plain words."""
-        return self.calibration.promise.words(held_out_share(self.config))
+        return self.calibration.promise.words(
+            1.0 if self.provenance.get("changes") else held_out_share(self.config)
+        )
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 (hex) of everything that decides; the same however often the detector is saved and loaded."""
+        return identity(self._bundle())
 
     def describe(self) -> dict[str, Any]:
         """Provenance, configuration and promise as JSON-able values: what a result file says about its detector."""
@@ -254,19 +311,20 @@ class Spotter:
         Raises:
             SpotterError: The file cannot be written.
         """
-        return write_bundle(
-            Path(path),
-            Bundle(
-                config=self.config.to_dict(),
-                preprocessing=self.preprocessor.to_dict(),
-                calibration=self.calibration.to_dict(),
-                provenance=self.provenance,
-                arrays={
-                    **_prefixed("model.", self.model.state()),
-                    **_prefixed("preprocessing.", self.preprocessor.arrays()),
-                    **_prefixed("location.", {} if self.location is None else self.location.arrays()),
-                },
-            ),
+        return write_bundle(Path(path), self._bundle())
+
+    def _bundle(self) -> Bundle:
+        return Bundle(
+            config=self.config.to_dict(),
+            preprocessing=self.preprocessor.to_dict(),
+            calibration=self.calibration.to_dict(),
+            provenance=self.provenance,
+            arrays={
+                **_prefixed("model.", self.model.state()),
+                **_prefixed("preprocessing.", self.preprocessor.arrays()),
+                **_prefixed("location.", {} if self.location is None else self.location.arrays()),
+                **_prefixed("known.", self.known.arrays()),
+            },
         )
 
     @classmethod
@@ -284,6 +342,7 @@ class Spotter:
                 stored.preprocessing, _under("preprocessing.", stored.arrays)
             )
             calibration = Calibration.from_dict(stored.calibration)
+            known = Known.from_arrays(_under("known.", stored.arrays))
             location = None
             if config.scoring.normalise == "location" and (arrays := _under("location.", stored.arrays)):
                 location = LocationScale.from_arrays(arrays)
@@ -294,7 +353,7 @@ class Spotter:
         model = model_class(config.model.name).from_state(
             config.model, preprocessor.channels, _under("model.", stored.arrays)
         )
-        return cls(config, preprocessor, model, calibration, stored.provenance, location)
+        return cls(config, preprocessor, model, calibration, stored.provenance, location, known)
 
 
 def _batches(decoded: Iterator[_Decoded]) -> Iterator[list[_Decoded]]:

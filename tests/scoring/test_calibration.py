@@ -75,3 +75,40 @@ def test_resampled_good_maps_keep_the_promised_rate_end_to_end():
         rejected += [calibration.score(m, SCORING) > calibration.threshold for m in good_maps(rng, 10)]
     # The ten new maps of a calibration share its limit, so the noise is that of 400 calibrations.
     assert np.mean(rejected) == pytest.approx(0.05, abs=4 * 0.05 / np.sqrt(400))
+
+
+def test_refused_pictures_count_in_the_promise_and_in_p_values():
+    rng = np.random.default_rng(6)
+    settings = CalibrationConfig(false_reject_rate=0.1)
+    maps = good_maps(rng, 29)
+    whole, refused = (
+        Calibration.fit(some, SCORING, settings, number) for some, number in ((maps, 0), (maps[:27], 2))
+    )
+    assert refused.refused == 2
+    assert len(refused.scores) == 27
+    assert refused.promise.count == whole.promise.count == 29
+    # Of 30 parts three may be rejected: the new one and two more, which are those that could not be judged.
+    assert whole.promise.rank == 27
+    assert refused.promise.rank == 27
+    assert refused.promise.is_kept
+    assert refused.threshold == max(refused.scores) == 1.0
+    assert refused.p_value(np.inf) == pytest.approx(3 / 30)
+    assert refused.p_value(1.0) == pytest.approx(4 / 30)
+    assert refused.p_value(-np.inf) == 1.0
+    assert Calibration.from_dict(refused.to_dict()) == refused
+
+
+def test_too_many_refused_pictures_leave_a_limit_and_an_honest_rate():
+    found = Calibration.fit(
+        good_maps(np.random.default_rng(7), 20), SCORING, CalibrationConfig(false_reject_rate=0.05), 5
+    )
+    assert not found.promise.is_kept
+    assert found.promise.rate == pytest.approx(6 / 26)
+    assert found.threshold == max(found.scores)
+
+
+def test_maps_that_are_not_finite_are_refused():
+    broken = good_maps(np.random.default_rng(8), 3)
+    broken[1][2, 2] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        fit(broken)

@@ -65,6 +65,54 @@ def test_rank_is_the_lowest_that_keeps_the_promise(count, rate, confidence):
         assert kept_rate(promise.rank - 1) > rate - 1e-6
 
 
+# --- good pictures that could not be judged ---------------------------------------------------------------------------
+
+
+@given(
+    count=st.integers(1, 300),
+    refused=st.integers(0, 20),
+    rate=st.floats(0.005, 0.5),
+    confidence=st.sampled_from([None, 0.9, 0.95]),
+)
+def test_refused_pictures_count_as_infinite_scores(count, refused, rate, confidence):
+    """The limit is that of all scores, the refused ones at infinity, but never infinite itself."""
+    all_judged = conformal.promise(count, rate, confidence)
+    promise = conformal.promise(count, rate, confidence, refused=min(refused, count - 1))
+    judged = count - min(refused, count - 1)
+    assert promise.count == count
+    assert promise.rank == min(all_judged.rank, judged)
+    if all_judged.rank <= judged:
+        assert promise == all_judged
+    else:
+        assert promise.rate == pytest.approx(conformal.promised_rate(count, judged, confidence))
+        assert promise.rate > all_judged.rate
+
+
+def test_more_refused_pictures_than_the_rate_allows_break_the_promise_and_say_so():
+    assert conformal.promise(100, 0.05, refused=4).is_kept
+    promise = conformal.promise(100, 0.05, refused=5)
+    assert not promise.is_kept
+    assert promise.rate == pytest.approx(6 / 101)
+    words = promise.words(1.0)
+    assert "At most 6 % of good parts" in words
+    assert "too many of the 100 good pictures could not be judged" in words
+    assert "it needs" not in words
+
+
+@pytest.mark.parametrize(("count", "often", "rate"), [(60, 0.03, 0.1), (60, 0.1, 0.1), (20, 0.05, 0.02)])
+def test_resampling_keeps_the_promise_where_parts_are_refused(count, often, rate):
+    """Parts are refused now and then, at calibration and in production; both count as rejected."""
+    rng = np.random.default_rng(5)
+    excess = []
+    for _ in range(4000):
+        scores = np.where(rng.random(count + 5) < often, np.inf, rng.gamma(2.0, size=count + 5))
+        judged = np.sort(scores[:count][np.isfinite(scores[:count])])
+        promise = conformal.promise(count, rate, refused=count - len(judged))
+        rejected = np.mean(scores[count:] > conformal.limit(judged, promise))
+        excess.append(rejected - promise.rate)
+    assert np.mean(excess) <= 4 * np.std(excess) / np.sqrt(len(excess))
+
+
 @pytest.mark.parametrize("bad", [(0, 0.1, None), (5, 0.0, None), (5, 1.0, None), (5, 0.1, 1.0)])
 def test_nonsense_is_refused(bad):
     with pytest.raises(ValueError, match="need count"):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,21 +10,28 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from anomaly_spotter.config import CalibrationConfig, ScoringConfig
+from anomaly_spotter.errors import SpotterError
+from anomaly_spotter.inputs.alignment import Reason
 from anomaly_spotter.inputs.decode import Picture
-from anomaly_spotter.inputs.preprocess import Preprocessor
+from anomaly_spotter.inputs.preprocess import Placement, Preprocessor
 from anomaly_spotter.scoring.calibration import Calibration
-from anomaly_spotter.scoring.decision import Judge, draw_regions, otsu_mask
-from anomaly_spotter.scoring.inspection import Verdict
+from anomaly_spotter.scoring.decision import Judge, draw_regions, otsu_mask, placed_map
+from anomaly_spotter.scoring.inspection import Inspection, Verdict, finite
+from anomaly_spotter.scoring.location import LocationScale
 
 CANVAS = Preprocessor(height=32, width=64, channels=1, aspect="keep")
 
 
-def judge(**scoring) -> Judge:
+def judge(refused=0, **scoring) -> Judge:
     config = ScoringConfig(smoothing_sigma=0.0, **scoring)
     rng = np.random.default_rng(0)
     maps = [rng.random((32, 64)).astype(np.float32) for _ in range(19)]
-    calibration = Calibration.fit(maps, config, CalibrationConfig(false_reject_rate=0.05))
+    calibration = Calibration.fit(maps, config, CalibrationConfig(false_reject_rate=0.05), refused)
     return Judge(config, calibration, CANVAS)
+
+
+def decide(by: Judge, shown: Picture, canvas_map: np.ndarray, **more) -> Inspection:
+    return by.judge(shown, by.preprocessor.place(shown.pixels), canvas_map, **more)
 
 
 def picture(height=64, width=128) -> Picture:
@@ -36,14 +46,14 @@ def defect_map() -> np.ndarray:
 
 
 def test_a_good_part_has_no_mask_and_no_region():
-    found = judge().judge(picture(), np.full((32, 64), 0.5, np.float32))
+    found = decide(judge(), picture(), np.full((32, 64), 0.5, np.float32))
     assert found.verdict is Verdict.OK
     assert not found.mask.any()
     assert found.regions == ()
 
 
 def test_a_defect_is_marked_in_the_pictures_own_pixels():
-    found = judge().judge(picture(), defect_map())
+    found = decide(judge(), picture(), defect_map())
     assert found.verdict is Verdict.DEFECT
     assert found.score > found.threshold
     assert found.p_value == pytest.approx(1 / 20)
@@ -65,28 +75,90 @@ def test_a_defect_is_marked_in_the_pictures_own_pixels():
 def test_padding_never_scores():
     canvas = np.full((32, 64), 0.5, np.float32)
     canvas[:, :8] = 100.0  # a square picture lies in columns 16..47
-    assert judge().judge(picture(64, 64), canvas).verdict is Verdict.OK
+    assert decide(judge(), picture(64, 64), canvas).verdict is Verdict.OK
+
+
+def test_places_beyond_the_picture_or_the_region_of_interest_never_score():
+    place = CANVAS.place(picture().pixels)
+    outside = np.zeros((32, 64), bool)
+    outside[:, :33] = True  # of the two marks only the weaker one is left
+    place = dataclasses.replace(place, outside=outside)
+    raw = placed_map(defect_map(), place, ScoringConfig(smoothing_sigma=0.0))
+    assert raw.max() == 6.0
+    assert (raw[outside] == raw[~outside].min()).all()
+    found = judge().judge(picture(), place, defect_map())
+    assert found.score == pytest.approx(judge().calibration.score(raw, judge().config))
+    assert len(found.regions) == 1
+    assert found.regions[0].box[0] > 2 * 33
+
+
+def test_a_part_that_cannot_be_judged_is_a_defect_with_a_reason_and_no_score():
+    place = dataclasses.replace(CANVAS.place(picture().pixels), reason=Reason.NO_PART)
+    found = judge().judge(picture(), place, np.full((32, 64), 0.5, np.float32))
+    assert found.verdict is Verdict.DEFECT
+    assert found.reason is Reason.NO_PART
+    assert (found.score, finite(found.score)) == (math.inf, None)
+    assert found.p_value == pytest.approx(1 / 20)
+    assert found.anomaly_map.shape == found.mask.shape == (64, 128)
+    assert not found.mask.any()
+    assert found.regions == ()
+    assert found.normal is None
+    lenient = judge().judge(picture(), place, np.full((32, 64), 0.5, np.float32), threshold=1e9)
+    assert lenient.verdict is Verdict.DEFECT  # no threshold makes a missing part good
+
+
+def test_good_parts_that_were_refused_at_calibration_make_a_refusal_less_telling():
+    place = dataclasses.replace(CANVAS.place(picture().pixels), reason=Reason.MISFIT)
+    found = judge(refused=2).judge(picture(), place, np.full((32, 64), 0.5, np.float32))
+    assert found.p_value == pytest.approx(3 / 22)
+
+
+def test_a_place_is_measured_against_what_is_usual_there():
+    rng = np.random.default_rng(3)
+    maps = [rng.random((32, 64)).astype(np.float32) for _ in range(12)]
+    for one in maps:
+        one[:, :16] *= 10  # the left quarter varies ten times as much
+    location = LocationScale.fit(maps)
+    config = ScoringConfig(smoothing_sigma=0.0, normalise="location")
+    place: Placement = CANVAS.place(picture().pixels)
+    calm = np.full((32, 64), 0.5, np.float32)
+    calm[:, :16] = 5.0
+    left, right = calm.copy(), calm.copy()
+    left[16, 4] += 3.0
+    right[16, 52] += 3.0
+    score = {
+        name: placed_map(one, place, config, location).max()
+        for name, one in (("left", left), ("right", right))
+    }
+    assert score["right"] > 5 * score["left"]
+
+
+def test_a_score_that_is_not_finite_is_an_error_not_a_verdict():
+    broken = defect_map()
+    broken[3, 3] = np.nan
+    with pytest.raises(SpotterError, match="not finite"):
+        decide(judge(), picture(), broken)
 
 
 def test_small_regions_are_dropped_but_never_the_reason_of_the_verdict():
-    found = judge(min_area=60).judge(picture(), defect_map())
+    found = decide(judge(min_area=60), picture(), defect_map())
     assert len(found.regions) == 1
-    huge = judge(min_area=100_000).judge(picture(), defect_map())
+    huge = decide(judge(min_area=100_000), picture(), defect_map())
     assert len(huge.regions) == 1
     assert huge.mask.any()
 
 
 def test_a_defect_below_the_pixel_threshold_is_still_marked():
     strict = judge()
-    found = strict.judge(picture(), np.full((32, 64), 0.5, np.float32), threshold=-10.0)
+    found = decide(strict, picture(), np.full((32, 64), 0.5, np.float32), threshold=-10.0)
     assert found.verdict is Verdict.DEFECT
     assert found.mask.any()
     assert found.threshold == -10.0
 
 
 def test_display_range_is_fixed_or_the_pictures_own():
-    assert judge().judge(picture(), defect_map()).display_range == (0.0, 2.0)
-    found = judge(display="minmax", mask="otsu").judge(picture(), defect_map())
+    assert decide(judge(), picture(), defect_map()).display_range == (0.0, 2.0)
+    found = decide(judge(display="minmax", mask="otsu"), picture(), defect_map())
     assert found.display_range == (found.anomaly_map.min(), found.anomaly_map.max())
 
 

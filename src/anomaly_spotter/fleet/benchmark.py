@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from anomaly_spotter import provenance
-from anomaly_spotter.config import SpotterConfig
+from anomaly_spotter.config import SpotterConfig, preset_names
 from anomaly_spotter.errors import ConfigError, DatasetError, SpotterError
 from anomaly_spotter.files import write_atomic, write_json
 from anomaly_spotter.fleet.benchmark_cell import Cell, Job
@@ -80,7 +80,7 @@ def run_benchmark(
         data: Data set root.
         out: Folder for the results; ``out/cells`` keeps one file per cell.
         categories: Names, or ``None`` for all that are found.
-        models: Registry names on top of the preset ``default``, ``preset:NAME``, or ``all``.
+        models: Registry names with their own presets, ``preset:NAME``, or ``all``.
         seeds: Seeds of every random draw.
         settings: ``section.setting=value`` for every cell.
         layout: Layout by name instead of by detection.
@@ -164,7 +164,8 @@ def _plan(
 
 def _config(cell: Cell, settings: Sequence[str]) -> SpotterConfig:
     is_preset = cell.model.startswith(PRESET_PREFIX)
-    preset = cell.model.removeprefix(PRESET_PREFIX) if is_preset else "default"
+    own = cell.model if cell.model in preset_names() else "default"
+    preset = cell.model.removeprefix(PRESET_PREFIX) if is_preset else own
     model = [] if is_preset else [f"model.name={cell.model}"]
     return SpotterConfig.load(preset, None, [*settings, *model, f"training.seed={cell.seed}"])
 

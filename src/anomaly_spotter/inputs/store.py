@@ -40,6 +40,7 @@ class GoodPictures(Sequence[NDArray[np.uint8]]):
         notes: What decoding did to how many pictures, for example ``{"16-bit scaled to 8-bit": 320}``.
         white_level: Value that counts as white in 16-bit pictures.
         is_grey: Whether the pictures have no colour.
+        fingerprints: A number for the pixels of each.
     """
 
     def __init__(self, white_level: int, *, is_grey: bool) -> None:
@@ -48,6 +49,7 @@ class GoodPictures(Sequence[NDArray[np.uint8]]):
         self.shapes: list[tuple[int, int]] = []
         self.skipped: list[tuple[Path, str]] = []
         self.notes: Counter[str] = Counter()
+        self.fingerprints: list[int] = []
         self._decoded: dict[int, NDArray[np.uint8]] = {}
         self._room = MEMORY_LIMIT
 
@@ -74,10 +76,15 @@ class GoodPictures(Sequence[NDArray[np.uint8]]):
         self.paths.append(path)
         self.shapes.append((picture.pixels.shape[0], picture.pixels.shape[1]))
         self.notes.update(picture.notes)
+        self.fingerprints.append(int.from_bytes(_fingerprint(picture.pixels)[:8]))
 
 
 def read_good(
-    paths: Sequence[Path], *, skip_bad: bool = False, progress: Callable[[int, int], None] | None = None
+    paths: Sequence[Path],
+    *,
+    skip_bad: bool = False,
+    white: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> GoodPictures:
     """Decode every good picture once, to know that it can be used (a small sample twice, to learn colour and depth).
 
@@ -87,6 +94,7 @@ def read_good(
     Args:
         paths: Good pictures.
         skip_bad: Go on without unusable pictures instead of raising.
+        white: Value that counts as white in 16-bit pictures; learned from these if not given.
         progress: Called with (done, total).
 
     Raises:
@@ -102,7 +110,7 @@ def read_good(
             bad[path] = str(error)
     if not usable:
         _complain(bad, usable, skip_bad)
-    good = GoodPictures(white_level(usable), is_grey=_all_grey(usable))
+    good = GoodPictures(white_level(usable) if white is None else white, is_grey=_all_grey(usable))
     copies: dict[Path, str] = {}
     seen: dict[bytes, Path] = {}
     for done, (path, picture) in enumerate(read_ahead(usable, good.white_level), start=1):

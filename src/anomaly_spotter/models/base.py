@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from anomaly_spotter.config import ModelConfig
+    from anomaly_spotter.models.features import PatchFeatures
     from anomaly_spotter.models.grids import GoodGrids
 
     NormalLook = Callable[[], NDArray[np.uint8] | None]
@@ -57,6 +58,19 @@ class FeatureModel(AnomalyModel, Protocol):
     @classmethod
     def fit(cls, good: GoodGrids, config: ModelConfig, seed: int) -> tuple[Self, LeftOut]:
         """Build the model; also gives good pictures' maps by models that do not know the picture itself."""
+        ...
+
+    def extended(self, good: GoodGrids, config: ModelConfig, seed: int) -> tuple[Self, LeftOut]:
+        """A model that also knows ``good``, whose features are this one's; its left-out maps are those of ``good``.
+
+        Raises:
+            BundleError: The file was written by a version that stored too little for it.
+        """
+        ...
+
+    @property
+    def features(self) -> PatchFeatures:
+        """Canvas to patch features."""
         ...
 
     def distances(self, grid: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from anomaly_spotter.errors import BundleError
 from anomaly_spotter.models.features import STRIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,13 +42,22 @@ class Exemplars:
         shape = (0, 0, 0)
         for canvas in canvases:
             shape = (canvas.shape[0], canvas.shape[1], canvas.shape[2])
-            cell = _cell(shape, count)
-            size = (canvas.shape[1] // STRIDE * cell, canvas.shape[0] // STRIDE * cell)
-            reduced = cv2.resize(canvas, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
-            _, file = cv2.imencode(".jpg", reduced[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-            files.append(file.tobytes())
+            files.append(_reduced(canvas, shape, count))
+        return cls._of(files, shape)
+
+    def extended(self, kept: Iterable[int], canvases: Iterable[NDArray[np.uint8]], count: int) -> Self:
+        """Some of these, and reduced canvas pictures behind them, ``count`` in all."""
+        same_size = _cell(self.canvas, count) == _cell(self.canvas, len(self.ends))
+        files = [
+            self._file(number).tobytes() if same_size else _reduced(self._decoded(number), self.canvas, count)
+            for number in kept
+        ]
+        return self._of([*files, *(_reduced(canvas, self.canvas, count) for canvas in canvases)], self.canvas)
+
+    @classmethod
+    def _of(cls, files: Sequence[bytes], canvas: tuple[int, int, int]) -> Self:
         ends = np.cumsum([len(file) for file in files], dtype=np.int64)
-        return cls(np.frombuffer(b"".join(files), dtype=np.uint8), ends, shape)
+        return cls(np.frombuffer(b"".join(files), dtype=np.uint8), ends, canvas)
 
     @classmethod
     def from_state(cls, state: Mapping[str, NDArray[np.generic]]) -> Self:
@@ -99,7 +108,7 @@ class Exemplars:
             from_y, from_x = _overlap(height, 1 - dy), _overlap(width, 1 - dx)
             source_y = np.clip(rows[from_y, from_x] + dy - 1, 0, tiles.shape[1] - 1)
             source_x = np.clip(columns[from_y, from_x] + dx - 1, 0, tiles.shape[2] - 1)
-            total[to_y, to_x] += weight * tiles[pictures[from_y, from_x], source_y, source_x]
+            total[to_y, to_x] += np.float32(weight) * tiles[pictures[from_y, from_x], source_y, source_x]
             weights[to_y, to_x] += weight
         blended = np.rint(total / weights).astype(np.uint8)
         cell, channels = tiles.shape[3], tiles.shape[5]
@@ -111,17 +120,35 @@ class Exemplars:
 
     @cached_property
     def _tiles(self) -> NDArray[np.uint8]:
-        flag = cv2.IMREAD_GRAYSCALE if self.canvas[2] == 1 else cv2.IMREAD_COLOR
         cell = _cell(self.canvas, len(self.ends))
         height, width = self.canvas[0] // STRIDE, self.canvas[1] // STRIDE
         tiles = np.empty((len(self.ends), height, width, cell, cell, self.canvas[2]), np.uint8)
-        for number, (start, end) in enumerate(zip([0, *self.ends[:-1]], self.ends, strict=True)):
-            decoded = cv2.imdecode(self.files[start:end], flag)
-            if decoded is None:
+        for number in range(len(self.ends)):
+            decoded = self._decoded(number)
+            if decoded.shape != (height * cell, width * cell, self.canvas[2]):
                 raise BundleError("an exemplar of the model is damaged; use the original file")
-            picture = decoded.reshape(height, cell, width, cell, self.canvas[2])[..., ::-1]
+            picture = decoded.reshape(height, cell, width, cell, self.canvas[2])
             tiles[number] = picture.transpose(0, 2, 1, 3, 4)
         return tiles
+
+    def _file(self, number: int) -> NDArray[np.uint8]:
+        return self.files[self.ends[number - 1] if number else 0 : self.ends[number]]
+
+    def _decoded(self, number: int) -> NDArray[np.uint8]:
+        flag = cv2.IMREAD_GRAYSCALE if self.canvas[2] == 1 else cv2.IMREAD_COLOR
+        decoded = cv2.imdecode(self._file(number), flag)
+        if decoded is None:
+            raise BundleError("an exemplar of the model is damaged; use the original file")
+        return np.ascontiguousarray(decoded.reshape(*decoded.shape[:2], -1)[:, :, ::-1], np.uint8)
+
+
+def _reduced(picture: NDArray[np.uint8], canvas: tuple[int, int, int], count: int) -> bytes:
+    """A picture of the canvas as one of ``count`` JPEG files."""
+    cell = _cell(canvas, count)
+    size = (canvas[1] // STRIDE * cell, canvas[0] // STRIDE * cell)
+    reduced = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
+    _, file = cv2.imencode(".jpg", reduced[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return file.tobytes()
 
 
 def _cell(canvas: tuple[int, int, int], count: int) -> int:

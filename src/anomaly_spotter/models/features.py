@@ -54,7 +54,8 @@ class BackboneFeatures:
     def __call__(self, levels: Tensor) -> Tensor:
         """``float32 [H/8, W/8, w4 + w8 + w16]``."""
         # Zeros around the picture would look like an edge, stronger or weaker with the light: mirror it instead.
-        padded = functional.pad(levels, [_MIRRORED] * 4, mode="reflect")
+        mode = "reflect" if min(levels.shape[2:]) > _MIRRORED else "replicate"  # too narrow to be mirrored
+        padded = functional.pad(levels, [_MIRRORED] * 4, mode=mode)
         fine, middle, coarse = (
             functional.avg_pool2d(layer, 3, stride=1)[:, :, cut : -cut or None, cut : -cut or None]
             for layer, cut in zip(

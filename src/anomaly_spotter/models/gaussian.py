@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from anomaly_spotter.models.grids import GoodGrids
 
 _ROWS = 256  # places whose covariances are inverted at a time
+_FLOOR = 1e-6  # added to every variance
+_ONE = 0.999  # from which on a ridge is not noticeably smaller
+_ALL = 0.999  # shrinkage from which on nothing but the mean variance can be recovered
 
 
 class GaussianModel:
@@ -35,12 +38,17 @@ class GaussianModel:
         features: Canvas to patch features.
         mean: ``float32 [P, d]``, P places, 1 for a texture.
         whiten: ``float16 [P, d, d]``: the Mahalanobis distance of x is the norm of ``(x - mean) @ whiten``.
+        samples: Patches behind each Gaussian; 0 where an older file does not tell.
+        shrinkage: How far the covariances were shrunk, 0 to 1.
     """
 
     name: ClassVar[str] = "gaussian"
 
-    def __init__(self, features: PatchFeatures, mean: Tensor, whiten: Tensor) -> None:
+    def __init__(
+        self, features: PatchFeatures, mean: Tensor, whiten: Tensor, samples: int = 0, shrinkage: float = 0.0
+    ) -> None:
         self.features, self.mean, self.whiten = features, mean, whiten
+        self.samples, self.shrinkage = samples, shrinkage
         self._whiten = whiten.float()
 
     @classmethod
@@ -56,38 +64,87 @@ class GaussianModel:
         Returns:
             The model, and what gives for each picture of ``good.scored()`` its raw map by Gaussians without it.
         """
-        depth = good.grids.shape[3]
-        is_global = config.places == "global"
-        grids = good.grids.reshape(1, -1, depth) if is_global else good.grids.flatten(1, 2).transpose(0, 1)
-        mean = torch.empty(len(grids), depth)
-        scatter = torch.empty(len(grids), depth, depth)
-        for start in range(0, len(grids), _ROWS):
-            block = grids[start : start + _ROWS].float()  # [p, n, d]
-            mean[start : start + _ROWS] = block.mean(dim=1)
-            block -= mean[start : start + _ROWS, None]
-            scatter[start : start + _ROWS] = block.transpose(1, 2) @ block / block.shape[1]
-        samples = grids.shape[1]
+        mean, scatter, samples = _moments(good.grids, is_global=config.places == "global")
+        return cls._learned(good, mean, scatter, samples)
+
+    @torch.inference_mode()
+    def extended(
+        self,
+        good: GoodGrids,
+        config: ModelConfig,  # noqa: ARG002  same shape for every model
+        seed: int,  # noqa: ARG002
+    ) -> tuple[Self, LeftOut]:
+        """Gaussians of the old and the new pictures together, as if fitted anew but for the rounding of ``whiten``.
+
+        The old moments are recovered from the stored factors and joined with the new ones (Chan, Golub & LeVeque,
+        *Updating formulae and a pairwise algorithm for computing sample variances*, 1979).
+
+        Returns:
+            The model, and what gives the new pictures' raw maps by Gaussians without the picture itself.
+
+        Raises:
+            BundleError: The file was written by a version that did not store how many patches there were.
+        """
+        if self.samples < 2:
+            raise BundleError(
+                "this file does not tell how many pictures its Gaussians come from; train again"
+            )
+        new_mean, scatter, count = _moments(good.grids, is_global=len(self.mean) == 1)
+        samples = self.samples + count
+        share = count / samples
+        apart = new_mean - self.mean
+        scatter.mul_(share)
+        for start in range(0, len(scatter), _ROWS):
+            rows = slice(start, start + _ROWS)
+            scatter[rows] += (1 - share) * self._scatter(rows)
+            scatter[rows] += share * (1 - share) * apart[rows, :, None] * apart[rows, None]
+        return self._learned(good, self.mean + share * apart, scatter, samples)
+
+    @classmethod
+    def _learned(cls, good: GoodGrids, mean: Tensor, scatter: Tensor, samples: int) -> tuple[Self, LeftOut]:
+        """The model, and maps of pictures that are among its samples by Gaussians without them."""
+        variances = scatter.diagonal(dim1=1, dim2=2).mean(dim=1)  # [P]
+        whole = scatter.clone() if len(mean) == 1 else scatter
+        model = cls._of(good.features, mean, scatter, samples)
+
+        def left_out(grid: Tensor, member: int | None) -> NDArray[np.float32]:
+            if member is None:
+                return enlarge(model.distances(grid).numpy())
+            if len(mean) == 1:
+                others = cls._of(good.features, *_without_patches(grid, mean, whole, samples))
+                return enlarge(others.distances(grid).numpy())
+            return enlarge(model._squares_without_own(grid, variances).sqrt_().numpy())
+
+        return model, partial(good.left_out, left_out)
+
+    @classmethod
+    def _of(cls, features: PatchFeatures, mean: Tensor, scatter: Tensor, samples: int) -> Self:
+        """From means ``[P, d]`` and covariances ``[P, d, d]``, which are overwritten."""
+        depth = mean.shape[1]
         shrinkage = _shrinkage(scatter, samples)
         ridge = shrinkage * scatter.diagonal(dim1=1, dim2=2).mean(dim=1)  # [P]
-        scatter.mul_(1 - shrinkage).diagonal(dim1=1, dim2=2).add_(ridge[:, None] + 1e-6)
+        scatter.mul_(1 - shrinkage).diagonal(dim1=1, dim2=2).add_(ridge[:, None] + _FLOOR)
         for start in range(0, len(scatter), _ROWS):
             factor = torch.linalg.cholesky(scatter[start : start + _ROWS])
             identity = torch.eye(depth).expand_as(factor)
             # A = L L^T, so x^T A^-1 x = |L^-1 x|^2, and L^-T maps a row vector to L^-1 x.
             inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
             scatter[start : start + _ROWS] = inverse.transpose(1, 2)
-        model = cls(good.features, mean, scatter.half())
-        share = (1 - shrinkage) / samples
+        return cls(features, mean, scatter.half(), samples, shrinkage)
 
-        def left_out(grid: Tensor, member: int | None) -> NDArray[np.float32]:
-            squares = model._squares(grid)
-            if (
-                member is None or is_global
-            ):  # one picture of many thousand patches hardly moves a global Gaussian
-                return enlarge(squares.sqrt().numpy())
-            return enlarge(_without_own(squares, samples, share).sqrt().numpy())
-
-        return model, partial(good.left_out, left_out)
+    def _scatter(self, rows: slice) -> Tensor:
+        """The covariances ``[p, d, d]`` of some places before they were shrunk."""
+        whiten = self._whiten[rows]
+        depth = whiten.shape[1]
+        # whiten is L^-T, upper triangular, of the shrunk covariance L L^T.
+        factor = torch.linalg.solve_triangular(whiten, torch.eye(depth).expand_as(whiten), upper=True)
+        shrunk = factor.transpose(1, 2) @ factor
+        level = shrunk.diagonal(dim1=1, dim2=2).mean(dim=1) - _FLOOR  # shrinking keeps the mean variance
+        if self.shrinkage > _ALL:
+            return torch.eye(depth).mul(level[:, None, None])
+        shrunk.diagonal(dim1=1, dim2=2).sub_(self.shrinkage * level[:, None] + _FLOOR)
+        covariances: Tensor = shrunk / (1 - self.shrinkage)
+        return covariances
 
     @classmethod
     def from_state(cls, config: ModelConfig, channels: int, state: Mapping[str, NDArray[np.generic]]) -> Self:
@@ -104,11 +161,18 @@ class GaussianModel:
         depth = features.components.shape[1]
         if mean.ndim != 2 or mean.shape[1] != depth or whiten.shape != (len(mean), depth, depth):
             raise BundleError("the Gaussians' arrays do not fit together; use the original file")
-        return cls(features, mean, whiten)
+        samples, shrinkage = (np.array(state.get(key, [0])) for key in ("samples", "shrinkage"))
+        return cls(features, mean, whiten, int(samples[0]), float(shrinkage[0]))
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Everything as named arrays."""
-        return {**self.features.state(), "gaussian_mean": self.mean.numpy(), "whiten": self.whiten.numpy()}
+        return {
+            **self.features.state(),
+            "gaussian_mean": self.mean.numpy(),
+            "whiten": self.whiten.numpy(),
+            "samples": np.array([self.samples]),
+            "shrinkage": np.array([self.shrinkage]),
+        }
 
     @torch.inference_mode()
     def anomaly_maps(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float32], list[NormalLook]]:
@@ -123,12 +187,52 @@ class GaussianModel:
 
     def _squares(self, grid: Tensor) -> Tensor:
         """Squared Mahalanobis distance of each cell, ``[h, w, d] -> [h, w]``."""
-        cells = grid.flatten(0, 1)
+        return self._white(grid.flatten(0, 1) - self.mean).square().sum(dim=1).reshape(grid.shape[:2])
+
+    def _white(self, offsets: Tensor) -> Tensor:
+        """Distances from the means ``[P, d]`` in units of the deviation in every direction, ``[P, d]``."""
         if len(self.mean) == 1:
-            white = (cells - self.mean) @ self._whiten[0]
-        else:
-            white = torch.bmm((cells - self.mean)[:, None], self._whiten)[:, 0]
-        return white.square().sum(dim=1).reshape(grid.shape[:2])
+            return offsets @ self._whiten[0]
+        return torch.bmm(offsets[:, None], self._whiten)[:, 0]
+
+    def _squares_without_own(self, grid: Tensor, variances: Tensor) -> Tensor:
+        """Squared distances ``[h, w]`` of one of the pictures to Gaussians fitted without it, never too small.
+
+        With v = x - mean of all n, the mean of the others is farther by n / (n - 1), and their scatter is smaller by
+        n / (n - 1) * v v^T: the inverse follows by Sherman & Morrison (1950). Without a picture that is far off, the
+        ridge, a share of the mean variance, is smaller too; what that adds is bounded from above by how much of the
+        distance lies in directions where there is little but the ridge. The result is larger than the exact one by
+        little more than n / (n - 1), and for pictures that are hardly far off not by more.
+        """
+        others = self.samples - 1
+        offsets = grid.flatten(0, 1) - self.mean
+        white = self._white(offsets)
+        squares = white.square().sum(dim=1)
+        kept = (1 - (1 - self.shrinkage) / others * squares).clamp_(min=1e-3)
+        found = (self.samples / others) ** 2 * squares / kept
+        lengths = offsets.square().mean(dim=1) / variances.clamp(min=1e-12)
+        ridge = (self.samples / others * (1 - lengths / others)).clamp_(
+            min=1e-3
+        )  # without : with the picture
+        far = ridge < _ONE
+        back = torch.bmm(white[far][:, None], self._whiten[far].transpose(1, 2))[:, 0]
+        in_ridge = self.shrinkage * variances[far] * back.square().sum(dim=1) / (squares * kept)[far]
+        found[far] *= 1 + in_ridge.clamp_(max=1) * (1 / ridge[far] - 1)
+        return found.reshape(grid.shape[:2])
+
+
+def _moments(grids: Tensor, *, is_global: bool) -> tuple[Tensor, Tensor, int]:
+    """Means ``[P, d]`` and covariances ``[P, d, d]`` of ``[n, h, w, d]``, and how many patches each is of."""
+    depth = grids.shape[3]
+    by_place = grids.reshape(1, -1, depth) if is_global else grids.flatten(1, 2).transpose(0, 1)
+    mean = torch.empty(len(by_place), depth)
+    scatter = torch.empty(len(by_place), depth, depth)
+    for start in range(0, len(by_place), _ROWS):
+        block = by_place[start : start + _ROWS].float()  # [p, n, d]
+        mean[start : start + _ROWS] = block.mean(dim=1)
+        block = block - mean[start : start + _ROWS, None]
+        scatter[start : start + _ROWS] = block.transpose(1, 2) @ block / block.shape[1]
+    return mean, scatter, by_place.shape[1]
 
 
 def _shrinkage(covariances: Tensor, samples: int) -> float:
@@ -142,13 +246,13 @@ def _shrinkage(covariances: Tensor, samples: int) -> float:
     return min(1.0, numerator / denominator) if denominator > 0 else 1.0
 
 
-def _without_own(squares: Tensor, samples: int, share: float) -> Tensor:
-    """Squared distances to Gaussians fitted without the picture itself, never too small.
-
-    With v = x - mean of all n, the mean of the others is farther by n / (n - 1), and their scatter is smaller by
-    n / (n - 1) * v v^T: the inverse follows by Sherman & Morrison (1950). The ridge weighs a little more without the
-    picture, which is left out of account: the result is larger than the exact one by at most n / (n - 1).
-    """
-    own = share * samples / (samples - 1)
-    stretched = (samples / (samples - 1)) ** 2
-    return stretched * squares / (1 - own * squares).clamp_(min=1e-3)
+def _without_patches(
+    grid: Tensor, mean: Tensor, covariance: Tensor, samples: int
+) -> tuple[Tensor, Tensor, int]:
+    """Mean ``[1, d]``, covariance ``[1, d, d]`` and number of the samples but those of ``grid [h, w, d]``."""
+    own_mean, own, count = _moments(grid[None], is_global=True)
+    share = count / samples
+    rest = (mean - share * own_mean) / (1 - share)
+    apart = own_mean - rest
+    left = (covariance - share * own) / (1 - share) - share * apart[:, :, None] * apart[:, None]
+    return rest, left, samples - count

@@ -58,12 +58,24 @@ class GoodGrids:
             seed: Chooses the members where there are too many pictures.
             progress: Called with (done, total).
         """
-        rng = np.random.default_rng(seed)
         extract = extractor(config.features, canvases[0].shape[2])
         first = np.unique(np.linspace(0, len(canvases) - 1, _PROJECTION_PICTURES).astype(int)).tolist()
         features = PatchFeatures.fit(
             extract, [extract(levels(canvases[index])) for index in first], config.dimensions, seed
         )
+        return cls.of(features, canvases, seed, progress)
+
+    @classmethod
+    @torch.inference_mode()
+    def of(
+        cls,
+        features: PatchFeatures,
+        canvases: Sequence[NDArray[np.uint8]],
+        seed: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Self:
+        """Compute the features by a projection that was learned before; otherwise as :meth:`fit`."""
+        rng = np.random.default_rng(seed)
         height, width = canvases[0].shape[0] // STRIDE, canvases[0].shape[1] // STRIDE
         depth = features.components.shape[1]
         most = max(2, _LARGEST // (height * width * depth))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _LARGEST = 64 * 2**20  # values of the memory: a byte each on disk, four in use
 _GLOBAL_PATCHES = 8192  # of a memory without places
 _CLIPPED = 1e-5  # share of values that the 8-bit range may cut
+_OLD = -2  # owner of patches of pictures that are not at hand
 _SAMPLE = 2**22  # values that share is estimated from
 
 
@@ -90,6 +91,57 @@ class MemoryModel:
         exemplars = Exemplars.collect((good.canvases[index] for index in good.members[used]), len(used))
         model = cls(good.features, bank, centre, step, np.stack([exemplar, cells], axis=1), exemplars)
         return model, partial(good.left_out, partial(model._left_out_map, owners))
+
+    @torch.inference_mode()
+    def extended(self, good: GoodGrids, config: ModelConfig, seed: int) -> tuple[Self, LeftOut]:
+        """Remember more good pictures, in the same 8-bit scale.
+
+        With places, each new picture joins; once the memory is full, random old ones, chosen by ``seed``, make room.
+        Without places, the new pictures' share of the patches goes to those that are strangest to the old memory.
+
+        Returns:
+            The model, and what gives the new pictures' raw maps by the memory without the picture itself.
+        """
+        rng = np.random.default_rng(seed)
+        if self._is_global:
+            fresh, owners, cells, kept = self._stranger_patches(good, rng)
+        else:
+            room = min(config.prototypes, max(2, _LARGEST // self.bank[:, 0].numel()))
+            taken, kept = _shares(len(good.grids), self.bank.shape[1], max(room, self.bank.shape[1]), rng)
+            owners, cells = taken, np.full(len(taken), -1)
+            fresh = good.grids[torch.from_numpy(taken)].flatten(1, 2).transpose(0, 1).float()
+        fresh = fresh - self.centre[:, None]
+        joining = fresh.div_(self.step).round_().clamp_(-127, 127).to(torch.int8)
+        bank = torch.cat([self.bank[:, torch.from_numpy(kept)], joining], dim=1)
+        used_old, old = np.unique(self.origins[kept, 0], return_inverse=True)
+        used_new, new = np.unique(owners, return_inverse=True)
+        exemplars = self.exemplars.extended(
+            used_old.tolist(),
+            (good.canvases[index] for index in good.members[used_new]),
+            len(used_old) + len(used_new),
+        )
+        origins = np.concatenate(
+            [
+                np.stack([old, self.origins[kept, 1]], axis=1),
+                np.stack([len(used_old) + new, cells], axis=1),
+            ]
+        )
+        model = type(self)(self.features, bank, self.centre, self.step, origins, exemplars)
+        all_owners = np.concatenate([np.full(len(kept), _OLD), owners])
+        return model, partial(good.left_out, partial(model._left_out_map, all_owners))
+
+    def _stranger_patches(
+        self, good: GoodGrids, rng: np.random.Generator
+    ) -> tuple[Tensor, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """New patches ``[1, k, d]``, their pictures and cells, and the old patches that stay."""
+        count, height, width, depth = good.grids.shape
+        old = self.bank.shape[1]
+        fair = max(count, round(old * count / len(np.unique(self.origins[:, 0]))))
+        taken, kept = _shares(min(fair, count * height * width), old, max(_GLOBAL_PATCHES, old), rng)
+        strangeness = torch.cat([self.distances(grid.float()).flatten() for grid in good.grids])
+        chosen = np.sort(strangeness.argsort(descending=True, stable=True)[: len(taken)].numpy())
+        owners, cells = np.divmod(chosen, height * width)
+        return good.grids.reshape(-1, depth)[torch.from_numpy(chosen)][None].float(), owners, cells, kept
 
     @classmethod
     def from_state(cls, config: ModelConfig, channels: int, state: Mapping[str, NDArray[np.generic]]) -> Self:
@@ -208,6 +260,18 @@ def _to_cells(by_place: Tensor, size: tuple[int, ...]) -> Tensor:
         for dx in (-1, 0, 1)
     ]
     return torch.stack(rows)
+
+
+def _shares(
+    new: int, old: int, room: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of ``new`` come in and which of ``old`` stay where there is ``room``: new ones go before old ones.
+
+    They never take more than half of the room, or than their share of all if that is more.
+    """
+    taken = min(new, max(room - old, room // 2, round(room * new / (new + old))))
+    kept = min(old, room - taken)
+    return np.sort(rng.permutation(new)[:taken]), np.sort(rng.permutation(old)[:kept])
 
 
 def _rounded(values: Tensor) -> Tensor:

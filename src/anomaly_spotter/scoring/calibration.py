@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 _PIXELS_PER_PICTURE = 16_384  # a random sample bounds the memory of the pixel quantiles
 _SMALLEST_SCALE = 1e-9  # a model without any error on good parts still gets a finite scale
+
+
+class _Measured(NamedTuple):
+    """Raw scores ``float64 [N]``, and the median and a high quantile of the pixels."""
+
+    scores: NDArray[np.float64]
+    centre: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -63,29 +71,86 @@ class Calibration:
         Raises:
             ValueError: No map at all, or a map with a value that is not finite.
         """
-        rng = np.random.default_rng(0)
-        raw_scores: list[float] = []
-        pixels: list[NDArray[np.float32]] = []
-        for raw_map in raw_maps:
-            raw_scores.append(image_score(raw_map, scoring))
-            sampled = rng.choice(raw_map.size, min(raw_map.size, _PIXELS_PER_PICTURE), replace=False)
-            pixels.append(raw_map.ravel()[sampled])
-        raw = np.sort(np.asarray(raw_scores, dtype=np.float64))
-        if not np.isfinite(raw).all():
-            raise ValueError("an anomaly map holds values that are not finite; the model is broken")
+        measured = _measure(raw_maps, scoring)
+        if measured is None:
+            raise ValueError("calibration needs the map of at least one good picture")
+        return cls._of(measured.scores, measured.centre, measured.high, refused, calibration)
+
+    def with_more(
+        self,
+        raw_maps: Iterable[NDArray[np.float32]],
+        scoring: ScoringConfig,
+        calibration: CalibrationConfig,
+        refused: int = 0,
+    ) -> Self:
+        """The same with more good pictures; read once, streamed.
+
+        The old scores stay as they were measured. The centre and the pixel threshold become the means of the old and
+        the new ones, weighted by the number of pictures, because the old maps are gone.
+
+        Args:
+            raw_maps: Raw, smoothed maps ``float32 [h, w]`` of the new pictures; may be none.
+            scoring: As for :meth:`fit`.
+            calibration: What is promised.
+            refused: More good pictures without a map.
+
+        Raises:
+            ValueError: A map with a value that is not finite.
+        """
+        old, high = self.raw_scores, self.centre + self.scale * self.pixel_threshold
+        new = _measure(raw_maps, scoring)
+        if new is None:
+            return self._of(old, self.centre, high, self.refused + refused, calibration)
+        share = len(new.scores) / (len(new.scores) + len(old))
+        return self._of(
+            np.concatenate([old, new.scores]),
+            self.centre + share * (new.centre - self.centre),
+            high + share * (new.high - high),
+            self.refused + refused,
+            calibration,
+        )
+
+    @property
+    def raw_scores(self) -> NDArray[np.float64]:
+        """The calibration scores on the scale of the raw maps, ascending."""
+        return self.centre + self.scale * self._sorted_scores
+
+    @property
+    def raw_limit(self) -> float:
+        """The decision limit on the scale of the raw maps."""
+        return self.centre + self.scale * self.threshold
+
+    def promising(self, calibration: CalibrationConfig) -> Self:
+        """The same scores with the limit that another rate or confidence asks for, which becomes 1."""
+        high = self.centre + self.scale * self.pixel_threshold
+        return self._of(self.raw_scores, self.centre, high, self.refused, calibration)
+
+    def promise_at(self, rate: float, confidence: float | None) -> conformal.Promise:
+        """What these scores could promise at another rate; changes nothing."""
+        return conformal.promise(len(self.scores) + self.refused, rate, confidence, self.refused)
+
+    @classmethod
+    def _of(
+        cls,
+        raw_scores: NDArray[np.float64],
+        centre: float,
+        high: float,
+        refused: int,
+        calibration: CalibrationConfig,
+    ) -> Self:
+        """From raw scores, the raw median pixel, the raw pixel limit and the number of refused pictures."""
+        raw = np.sort(raw_scores)
         promise = conformal.promise(
             len(raw) + refused, calibration.false_reject_rate, calibration.confidence, refused
         )
-        good_pixels = np.concatenate(pixels)
-        centre = float(np.median(good_pixels))
-        scale = max(conformal.limit(raw, promise) - centre, _SMALLEST_SCALE)
-        quantile = float(np.quantile(good_pixels, 1 - scoring.pixel_false_positive_rate))
+        limit = conformal.limit(raw, promise)
+        scale = max(limit - centre, _SMALLEST_SCALE)
         return cls(
             scores=tuple(((raw - centre) / scale).tolist()),
             centre=centre,
             scale=scale,
-            threshold=(conformal.limit(raw, promise) - centre) / scale,
-            pixel_threshold=(quantile - centre) / scale,
+            threshold=(limit - centre) / scale,
+            pixel_threshold=(high - centre) / scale,
             promise=promise,
             refused=refused,
         )
@@ -119,3 +184,21 @@ class Calibration:
     @cached_property
     def _sorted_scores(self) -> NDArray[np.float64]:
         return np.asarray(self.scores, dtype=np.float64)
+
+
+def _measure(raw_maps: Iterable[NDArray[np.float32]], scoring: ScoringConfig) -> _Measured | None:
+    """``None`` when there is no map."""
+    rng = np.random.default_rng(0)
+    scores: list[float] = []
+    pixels: list[NDArray[np.float32]] = []
+    for raw_map in raw_maps:
+        scores.append(image_score(raw_map, scoring))
+        sampled = rng.choice(raw_map.size, min(raw_map.size, _PIXELS_PER_PICTURE), replace=False)
+        pixels.append(raw_map.ravel()[sampled])
+    if not np.isfinite(scores).all():
+        raise ValueError("an anomaly map holds values that are not finite; the model is broken")
+    if not pixels:
+        return None
+    good_pixels = np.concatenate(pixels)
+    high = float(np.quantile(good_pixels, 1 - scoring.pixel_false_positive_rate))
+    return _Measured(np.asarray(scores, dtype=np.float64), float(np.median(good_pixels)), high)

@@ -63,6 +63,11 @@ class Promise:
         )
         if self.is_kept:
             return sentence
+        if self.count >= self.needed:
+            return (
+                f"{sentence} The asked rate of {_percent(self.asked_rate)} cannot be promised: "
+                f"too many of the {self.count} good pictures could not be judged."
+            )
         return (
             f"{sentence} The asked rate of {_percent(self.asked_rate)} cannot be promised from "
             f"{self.count} calibration pictures: it needs {self.needed}, "

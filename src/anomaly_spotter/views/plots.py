@@ -298,7 +298,10 @@ def _thinned(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def _scores_and_labels(pictures: Sequence[PictureResult]) -> tuple[list[float], list[bool]]:
-    return [picture.score for picture in pictures], [picture.is_defect for picture in pictures]
+    # Parts that could not be judged rank above all others: their score is infinite.
+    highest = max((picture.score for picture in pictures if isfinite(picture.score)), default=0.0)
+    scores = [min(picture.score, highest + 1) for picture in pictures]
+    return scores, [picture.is_defect for picture in pictures]
 
 
 def _operating_point(pictures: Sequence[PictureResult]) -> tuple[float | None, float, float]:

@@ -10,9 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from anomaly_spotter.bundle import identity
+from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.inputs.findings import SHORTCUT_AUROC
-from anomaly_spotter.scoring.conformal import Promise
+from anomaly_spotter.scoring.conformal import Promise, held_out_share
 from anomaly_spotter.scoring.inspection import finite
+from anomaly_spotter.views.wording import likely_range, plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from anomaly_spotter.evaluation import Evaluation
     from anomaly_spotter.inputs.findings import Audit
+    from anomaly_spotter.living import KnownDefects
     from anomaly_spotter.scoring.inspection import Inspection
 
 _IMAGE_ROWS = {
@@ -169,6 +173,98 @@ def print_summary(results: Mapping[str, Mapping[str, Any]], reports: Mapping[str
         console.print(f"report {category}: {report}", soft_wrap=True, highlight=False, markup=False)
 
 
+def print_rates(found: KnownDefects) -> None:
+    """What share of known defects each false reject rate finds; the one in force is marked and stays."""
+    console = Console()
+    table = Table(title=f"{_plural(len(found.pictures), 'known defect')}", title_justify="left")
+    for column in ("", "rejects", "limit", "promised", "found", "recall (95 %)"):
+        table.add_column(column, justify="left" if column in ("", "promised") else "right", no_wrap=True)
+    for row in found.rows:
+        low, high = likely_range(row.found, row.count) or (0.0, 1.0)
+        kept = (
+            "yes"
+            if row.promise.is_kept
+            else f"no: {rate_words(row.promise.rate)}, needs {row.promise.needed}"
+        )
+        table.add_row(
+            "now" if row.is_current else "",
+            rate_words(row.promise.asked_rate),
+            f"{row.limit:.3f}",
+            kept,
+            f"{row.found} of {row.count}",
+            f"{rate_words(row.recall)} ({100 * low:.0f} to {100 * high:.0f})",
+        )
+    console.print(table)
+    trust = found.rows[0].promise.confidence
+    how = "on average" if trust is None else f"with {rate_words(trust)} confidence"
+    console.print(
+        f"False rejects are promised {how}, from good pictures alone. The decision limit was not moved; "
+        "recalibrate --false-reject-rate moves it.",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+
+
+def rates_to_dict(found: KnownDefects) -> dict[str, Any]:
+    """The same as JSON-able values, with the score of every picture."""
+    return {
+        "threshold": found.threshold,
+        "rates": [
+            {
+                "asked_rate": row.promise.asked_rate,
+                "promised_rate": row.promise.rate,
+                "confidence": row.promise.confidence,
+                "is_promised": row.promise.is_kept,
+                "good_pictures": row.promise.count,
+                "good_pictures_needed": row.promise.needed,
+                "limit": row.limit,
+                "found": row.found,
+                "count": row.count,
+                "recall": row.recall,
+                "recall_range": likely_range(row.found, row.count),
+                "is_current": row.is_current,
+            }
+            for row in found.rows
+        ],
+        "pictures": [{"path": str(path), "score": finite(score)} for path, score in found.pictures],
+        "unreadable": list(found.unreadable),
+    }
+
+
+def print_learning_curve(summary: Mapping[str, Any]) -> None:
+    """One row per number of good pictures, mean and half the range over the draws, and what follows from it."""
+    console = Console()
+    by = "test pictures" if summary["measured_by"] == "test" else "left-out good pictures, synthetic defects"
+    table = Table(title=f"{summary['category']}: learning curve, measured by {by}", title_justify="left")
+    for column in ("pictures", "AUROC", "recall", "rejects", "F1", "promised", "fit, s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in summary["rows"]:
+        promised = rate_words(row["promised_rate"])
+        table.add_row(
+            str(row["size"]),
+            *(_with_spread(row[key]) for key in ("auroc", "recall", "false_reject_rate", "f1")),
+            promised if row["is_promised"] else f"only {promised}",
+            f"{row['fit_seconds']:.1f}",
+        )
+    console.print(table)
+    for sentence in summary["sentences"]:
+        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+
+
+def _with_spread(value: Mapping[str, float] | None) -> str:
+    if value is None:
+        return number(None)
+    if value["low"] == value["high"]:
+        return number(value["mean"])
+    return f"{value['mean']:.3f} ±{(value['high'] - value['low']) / 2:.2f}"
+
+
+def rate_words(share: float) -> str:
+    """``0.005`` as ``0.5 %``."""
+    return f"{100 * share:.3g} %"
+
+
 def print_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     """A bundle's story: what, when, on what, and what it promises."""
     promise = Promise(**manifest["calibration"]["promise"])
@@ -187,8 +283,12 @@ def print_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
         "anomaly-spotter": f"{origin.get('version')}{commit}",
         "versions": ", ".join(f"{name} {version}" for name, version in origin.get("versions", {}).items()),
         "decision limit": f"score > {manifest['calibration']['threshold']:.4g}",
-        "promise": promise.words(manifest["config"]["calibration"]["max_fraction"]),
+        "promise": promise.words(held_out_share(SpotterConfig.parse(manifest["config"]))),
+        "identity": identity(manifest),
     }
+    if changes := origin.get("changes"):
+        rows["promise"] = promise.words(1.0)
+        rows |= {f"change {number}": _change(change) for number, change in enumerate(changes, start=1)}
     table = Table(show_header=False)
     for label, value in rows.items():
         table.add_row(label, Text(str(value), overflow="fold"))
@@ -198,6 +298,23 @@ def print_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 def number(value: float | None) -> str:
     """Three decimals, or a dash where a measure is not defined."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def _change(change: Mapping[str, Any]) -> str:
+    what = {"extend": "extended", "recalibrate": "recalibrated"}.get(change["how"], change["how"])
+    words = f"{what} {change['when']} from {change['parent'][:16]}…"
+    if "pictures" not in change:
+        return words
+    rejected = len(change["rejected_before"])
+    return (
+        f"{words} with {_plural(change['pictures'], 'good picture')}"
+        f"{f', {rejected} of them rejected before' if rejected else ''} (data SHA-256 {change['data_sha256'][:16]}…)"
+    )
+
+
+def _plural(count: int, noun: str) -> str:
+    """With a space that can be searched for."""
+    return plural(count, noun).replace("\u00a0", " ")
 
 
 def _counts(counts: Mapping[str, int]) -> Text:

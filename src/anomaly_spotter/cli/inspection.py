@@ -1,0 +1,104 @@
+"""Verbs that use a detector: ``predict``, ``overlay`` and ``info``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anomaly_spotter.cli.console import EXIT_DEFECT, EXIT_OK, EXIT_UNREADABLE
+from anomaly_spotter.cli.options import BundleFile, JsonFile, Pictures
+from anomaly_spotter.errors import PictureError, SpotterError
+
+
+def predict(
+    bundle: BundleFile,
+    paths: Pictures,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for overlays and masks.")] = None,
+    json: JsonFile = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Decision limit instead of the calibrated one (1.0 = as calibrated).")
+    ] = None,
+) -> None:
+    """Decide about pictures, one row each. Exit 0: all OK, 1: some DEFECT, 3: some unreadable, 2: error."""
+    from anomaly_spotter.files import write_json
+    from anomaly_spotter.scoring.inspection import Verdict
+    from anomaly_spotter.spotter import Spotter
+    from anomaly_spotter.views.files import output_names, write_picture
+    from anomaly_spotter.views.overlay import mask_picture, overlay
+    from anomaly_spotter.views.terminal import inspection_row, inspection_to_dict
+
+    spotter = Spotter.load(bundle)
+    files = _expand(paths)
+    names = output_names(files)
+    rows: list[dict[str, Any]] = []
+    worst, complete = EXIT_OK, False
+    try:
+        for (_, found), path in zip(spotter.inspect_stream(files, threshold=threshold), files, strict=True):
+            if isinstance(found, PictureError):
+                worst = EXIT_UNREADABLE
+                rows.append({"path": str(path), "error": str(found)})
+                typer.echo(f"UNREADABLE  {found}")
+                continue
+            if found.verdict is Verdict.DEFECT and worst == EXIT_OK:
+                worst = EXIT_DEFECT
+            rows.append(inspection_to_dict(found))
+            typer.echo(inspection_row(found))
+            if out is not None:
+                write_picture(out / f"{names[path]}_overlay.png", overlay(found))
+                if found.mask.any():
+                    write_picture(out / f"{names[path]}_mask.png", mask_picture(found))
+        complete = True
+    finally:  # an interrupted or failed run keeps the rows it has
+        if json is not None:
+            write_json(json, {"bundle": spotter.describe(), "complete": complete, "pictures": rows})
+    raise typer.Exit(worst)
+
+
+def overlay(
+    bundle: BundleFile,
+    paths: Pictures,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")],
+) -> None:
+    """Write four-panel pictures: input, reconstruction, heat map, overlay with contours."""
+    from anomaly_spotter.spotter import Spotter
+    from anomaly_spotter.views.files import output_names, write_picture
+    from anomaly_spotter.views.sheets import four_panel
+
+    spotter = Spotter.load(bundle)
+    files = _expand(paths)
+    names = output_names(files)
+    unreadable = False
+    for (_, found), path in zip(spotter.inspect_stream(files), files, strict=True):
+        if isinstance(found, PictureError):
+            unreadable = True
+            typer.echo(f"UNREADABLE  {found}")
+        else:
+            typer.echo(write_picture(out / f"{names[path]}_panel.png", four_panel(found)))
+    raise typer.Exit(EXIT_UNREADABLE if unreadable else EXIT_OK)
+
+
+def info(bundle: Annotated[Path, typer.Argument(help="Model file (.spot).")], json: JsonFile = None) -> None:
+    """Show what a bundle is: trained on what, when, with which settings, and what it promises."""
+    from anomaly_spotter.bundle import read_manifest
+    from anomaly_spotter.files import write_json
+    from anomaly_spotter.views.terminal import print_manifest
+
+    manifest = read_manifest(bundle)
+    print_manifest(bundle, manifest)
+    if json is not None:
+        write_json(json, manifest)
+
+
+def _expand(paths: list[Path]) -> list[Path]:
+    """Folders become the pictures in them; a file that does not exist stays, to be reported in its row."""
+    from anomaly_spotter.inputs.layouts.dataset import list_pictures
+
+    files: list[Path] = []
+    for path in paths:
+        found = list_pictures(path) if path.is_dir() else [path]
+        if not found:
+            raise SpotterError(f"{path} holds no pictures; name a folder or files with pictures")
+        files += found
+    return list(dict.fromkeys(files))

@@ -1,0 +1,146 @@
+"""Verbs for a detector in use: ``extend``, ``recalibrate`` and ``rates``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anomaly_spotter.cli.console import EXIT_UNREADABLE, announce, stages
+from anomaly_spotter.cli.options import BundleFile, Confidence, JsonFile, Rate, SkipBad
+from anomaly_spotter.errors import SpotterError
+
+if TYPE_CHECKING:
+    from anomaly_spotter.spotter import Spotter
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", help="New model file; beside the old one with the next version number if not given."
+    ),
+]
+Defects = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a few known defects: shows what each rate would find. Moves nothing."),
+]
+
+
+def extend(
+    bundle: BundleFile,
+    good: Annotated[
+        Path,
+        typer.Option(help="Folder of good pictures, accepted and rejected ones alike, as they came."),
+    ],
+    defects: Defects = None,
+    skip_bad: SkipBad = False,
+    out: Out = None,
+) -> None:
+    """Teach a detector more good pictures and recalibrate; writes a new file, whose path is printed last.
+
+    Corrected false alarms are learned as good. Give all good parts of a shift, not only those: pictures picked by
+    their verdict shift the decision limit.
+    """
+    from anomaly_spotter.spotter import Spotter
+
+    target = _target(bundle, out)
+    old = Spotter.load(bundle)
+    with stages() as progress:
+        new = old.extend(good, skip_bad=skip_bad, progress=progress, announce=announce)
+    _finish(old, new, target, defects)
+
+
+def recalibrate(
+    bundle: BundleFile,
+    good: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of good pictures that the detector has NOT learned from; they alone calibrate. "
+            "Without it only the rate or confidence changes."
+        ),
+    ] = None,
+    false_reject_rate: Rate = None,
+    confidence: Confidence = None,
+    on_average: Annotated[
+        bool, typer.Option("--on-average", help="Promise the rate on average again, without a confidence.")
+    ] = False,
+    defects: Defects = None,
+    skip_bad: SkipBad = False,
+    out: Out = None,
+) -> None:
+    """Move the decision limit to another promise; writes a new file, whose path is printed last."""
+    from anomaly_spotter.spotter import Spotter
+
+    target = _target(bundle, out)
+    old = Spotter.load(bundle)
+    with stages() as progress:
+        new = old.recalibrate(
+            good,
+            false_reject_rate=false_reject_rate,
+            confidence=confidence,
+            on_average=on_average,
+            skip_bad=skip_bad,
+            progress=progress,
+            announce=announce,
+        )
+    _finish(old, new, target, defects)
+
+
+def rates(
+    bundle: BundleFile,
+    defects: Annotated[Path, typer.Option(help="Folder of a few known defects.")],
+    json: JsonFile = None,
+) -> None:
+    """Show what share of known defects each false reject rate would find. Moves nothing, writes no model."""
+    from anomaly_spotter.files import write_json
+    from anomaly_spotter.spotter import Spotter
+    from anomaly_spotter.views.terminal import print_rates, rates_to_dict
+
+    spotter = Spotter.load(bundle)
+    found = spotter.recall_at_rates(_pictures(defects))
+    print_rates(found)
+    for line in found.unreadable:
+        announce(f"UNREADABLE  {line}")
+    if json is not None:
+        write_json(json, {"bundle": spotter.describe(), **rates_to_dict(found)})
+    if found.unreadable:
+        raise typer.Exit(EXIT_UNREADABLE)
+
+
+def _target(bundle: Path, out: Path | None) -> Path:
+    """Where the new detector goes; nothing is ever overwritten."""
+    from anomaly_spotter.bundle import next_version
+
+    if out is None:
+        return next_version(bundle)
+    if out.exists():
+        raise SpotterError(f"{out} exists already; a detector is never overwritten, choose another --out")
+    return out
+
+
+def _finish(old: Spotter, new: Spotter, target: Path, defects: Path | None) -> None:
+    """Show what the new detector promises and finds, then write it."""
+    from anomaly_spotter.views.terminal import print_rates
+
+    found = None if defects is None else new.recall_at_rates(_pictures(defects))
+    before, after = old.calibration, new.calibration
+    typer.echo(f"calibration pictures: {before.promise.count} before, {after.promise.count} now")
+    limit = (after.raw_limit - before.centre) / before.scale
+    typer.echo(f"decision limit: {before.threshold:.3f} before, {limit:.3f} now, on the old scale of scores")
+    typer.echo(new.guarantee)
+    if (missing := after.promise.needed - after.promise.count) > 0:
+        typer.echo(f"{missing} more good pictures are needed for that: 'extend --good' adds them.")
+    if found is not None:
+        print_rates(found)
+        for line in found.unreadable:
+            announce(f"UNREADABLE  {line}")
+    typer.echo(new.save(target))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    from anomaly_spotter.inputs.layouts.dataset import list_pictures
+
+    found = list_pictures(folder) if folder.is_dir() else []
+    if not found:
+        raise SpotterError(f"{folder} holds no pictures; name a folder with pictures of known defects")
+    return found
