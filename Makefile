@@ -26,9 +26,9 @@ demo: $(STAMP)  ## Sample data, training, calibration, evaluation, overlays and 
 	$(SPOT) sample --out $(DEMO)/data --category hazelnut
 	$(SPOT) audit --data $(DEMO)/data --category hazelnut
 	$(SPOT) train --data $(DEMO)/data --category hazelnut --preset demo --false-reject-rate 0.05 --out $(DEMO)
-	$(SPOT) evaluate --bundle $(DEMO)/models/hazelnut-unet.spot --data $(DEMO)/data --category hazelnut \
-		--json $(DEMO)/metrics/hazelnut-unet.json --report $(DEMO)/report
-	$(SPOT) overlay --bundle $(DEMO)/models/hazelnut-unet.spot --out $(DEMO)/visualizations \
+	$(SPOT) evaluate --bundle $(DEMO)/models/hazelnut-auto.spot --data $(DEMO)/data --category hazelnut \
+		--json $(DEMO)/metrics/hazelnut-auto.json --report $(DEMO)/report
+	$(SPOT) overlay --bundle $(DEMO)/models/hazelnut-auto.spot --out $(DEMO)/visualizations \
 		$(DEMO)/data/hazelnut/test/*/000.png
 	@echo "four-panel pictures: $(DEMO)/visualizations"
 	@echo "report:              $(DEMO)/report/report.html"

@@ -30,7 +30,7 @@ def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProc
 
 def sets() -> list[str]:
     flat = [f"{section}.{key}={value}" for section, values in TINY.items() for key, value in values.items()]
-    return [part for setting in flat for part in ("--set", setting)]
+    return ["--preset", "unet", *(part for setting in flat for part in ("--set", setting))]
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -72,7 +72,7 @@ def trained(data_root, tmp_path_factory) -> Path:
     assert bundle == out / "models/disc-unet.spot"
     assert "At most 1 in 10 good parts will be rejected" in done.stdout
     metrics = json.loads((out / "metrics/disc-unet.train.json").read_text())
-    assert metrics["config"]["preset"] == "default"
+    assert metrics["config"]["preset"] == "unet"
     assert metrics["promise"]["rate"] == pytest.approx(0.1)
     return bundle
 

@@ -125,7 +125,7 @@ def test_presets_models_and_seeds_make_the_cells(finished, root, tmp_path, monke
     ]  # fmt: skip
     assert jobs[2].config["preset"] == "seed"
     assert jobs[2].config["training"]["seed"] == 3
-    assert jobs[0].config["preset"] == "default"
+    assert jobs[0].config["preset"] == "unet"
     assert len({job.file for job in jobs}) == 4
     assert "left" in said[-2]
 

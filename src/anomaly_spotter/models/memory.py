@@ -60,8 +60,11 @@ class MemoryModel:
     ) -> None:
         self.features, self.origins, self.exemplars = features, origins, exemplars
         self.bank, self.centre, self.step = bank, centre, step
-        self._patches = _rounded(bank.float().mul_(step))  # [P, K, d]
-        self._half_norms = torch.linalg.vector_norm(self._patches, dim=2).square_() / 2  # [P, K]
+        patches = _rounded(bank.float().mul_(step))
+        self._half_norms = torch.linalg.vector_norm(patches, dim=2).square_() / 2  # [P, K]
+        self._columns = patches.transpose(
+            1, 2
+        ).contiguous()  # [P, d, K]: products run along it nearly twice as fast
 
     @classmethod
     @torch.inference_mode()
@@ -218,7 +221,7 @@ class MemoryModel:
         bias = self._half_norms
         if ignored is not None:
             bias = bias.masked_fill(ignored, torch.inf)
-        return torch.bmm(queries, self._patches.transpose(1, 2)).sub_(bias[:, None])
+        return torch.bmm(queries, self._columns).sub_(bias[:, None])
 
     @torch.inference_mode()
     def _nearest_normal(self, grid: Tensor) -> NDArray[np.uint8]:
