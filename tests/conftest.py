@@ -53,6 +53,30 @@ def write_dataset(root: Path, *, train: int = 30, test: int = 6) -> Path:
     return root
 
 
+def draw_plate(rng: np.random.Generator, *, defect: bool = False) -> np.ndarray:
+    """A dark striped square on grey with noise, ``uint8 [72, 96]``; a defect is a white blot on it."""
+    picture = np.full((72, 96), 90, np.uint8)
+    left, top = (int(value + rng.integers(-3, 4)) for value in (28, 16))
+    picture[top : top + 40, left : left + 40] = 40
+    picture[top : top + 40, left + 2 : left + 40 : 6] = 150
+    if defect:
+        cv2.circle(picture, (left + 20, top + int(rng.integers(12, 28))), 6, 255, -1)
+    noise = rng.normal(0, 3, picture.shape)
+    return np.clip(picture + noise, 0, 255).astype(np.uint8)
+
+
+def write_products(root: Path, *, train: int = 20, test: int = 4) -> Path:
+    """Two categories: ``disc`` as :func:`write_dataset` writes it, and ``plate``."""
+    write_dataset(root, train=train, test=test)
+    rng = np.random.default_rng(8)
+    for index in range(train):
+        write_png(root / "plate/train/good" / f"{index:03}.png", draw_plate(rng))
+    for index in range(test):
+        write_png(root / "plate/test/good" / f"{index:03}.png", draw_plate(rng))
+        write_png(root / "plate/test/blot" / f"{index:03}.png", draw_plate(rng, defect=True))
+    return root
+
+
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data"))

@@ -165,8 +165,9 @@ def test_the_budget_is_spent_cheapest_first(large):
     assert areas == sorted(areas)
     costs = np.cumsum(areas) * 50 * auto._SECONDS_PER_MEGAPIXEL
     for allowed in range(1, len(costs) + 1):
-        budget = costs[allowed - 1] / auto._SHARE * 1.001
-        assert auto._affordable(iter(geometries), 50, budget) == geometries[:allowed]
+        room = auto._room(50, costs[allowed - 1] / auto._SHARE * 1.001)
+        assert auto._affordable(geometries, room) == geometries[:allowed]
+        assert len(auto._affordable(geometries, room, tries_of_last=2)) == max(1, allowed - 1)
 
 
 def test_turned_parts_are_aligned_and_the_place_counts(tmp_path):

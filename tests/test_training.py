@@ -31,7 +31,18 @@ SETTINGS = [
 
 def command(data: Path, out: Path, *more: str) -> list[str]:
     sets = [part for setting in SETTINGS for part in ("--set", setting)]
-    verb = [sys.executable, "-m", "anomaly_spotter", "train", "--data", str(data), "--category", "disc"]
+    verb = [
+        sys.executable,
+        "-m",
+        "anomaly_spotter",
+        "train",
+        "--data",
+        str(data),
+        "--category",
+        "disc",
+        "--preset",
+        "unet",
+    ]
     return [*verb, "--epochs", str(EPOCHS), "--false-reject-rate", "0.1", "--out", str(out), *sets, *more]
 
 

@@ -1,6 +1,7 @@
 """Anomaly Spotter: learns good parts from good pictures alone, then says OK or DEFECT, shows where, and how sure.
 
-The public API is :class:`Spotter` with :class:`Inspection` as its answer. Names are loaded on first use, so that
+The public API is :class:`Spotter`, or :class:`ProductSpotter` for several products, with :class:`Inspection` as its
+answer; :func:`load` reads the file of either. Names are loaded on first use, so that
 ``import anomaly_spotter`` and the command line's ``--help`` cost no PyTorch import.
 """
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     )
     from anomaly_spotter.evaluation import Evaluation
     from anomaly_spotter.inputs.layouts import Dataset, Sample, load_dataset
+    from anomaly_spotter.products import ProductSpotter, load
     from anomaly_spotter.scoring.inspection import Inspection, Region, Verdict
     from anomaly_spotter.spotter import Spotter
 
@@ -28,6 +30,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Spotter": "spotter",
+    "ProductSpotter": "products",
+    "load": "products",
     "Evaluation": "evaluation",
     "Inspection": "scoring.inspection",
     "Region": "scoring.inspection",
@@ -53,6 +57,7 @@ __all__ = [
     "Inspection",
     "MissingExtraError",
     "PictureError",
+    "ProductSpotter",
     "Region",
     "Sample",
     "Spotter",
@@ -60,6 +65,7 @@ __all__ = [
     "SpotterError",
     "Verdict",
     "__version__",
+    "load",
     "load_dataset",
 ]
 

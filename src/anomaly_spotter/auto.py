@@ -2,12 +2,14 @@
 
 Some good pictures are held out, synthetic defects are painted on copies of them, some strong, some faint, and other
 copies are shown in lighter or darker light, which is no defect. A candidate is worth how well it tells the defects
-from all that is good; defects that every candidate finds, or none, tell nothing and weigh nothing. No real defect and no test picture is ever looked at. What is tried depends on the budget
-by a fixed cost model, not by the clock, so that the choice can be repeated.
+from all that is good; defects that every candidate finds, or none, tell nothing and weigh nothing. No real defect and
+no test picture is ever looked at. Light normalisation is tried where the best candidate without it stands. What is
+tried depends on the budget by a fixed cost model, not by the clock, so that the choice can be repeated.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +19,7 @@ import numpy as np
 
 from anomaly_spotter.errors import DatasetError
 from anomaly_spotter.inputs.alignment import AlignmentError, fit_aligner
+from anomaly_spotter.inputs.illumination import Illumination
 from anomaly_spotter.inputs.preprocess import MULTIPLE, Preprocessor, to_grey
 from anomaly_spotter.inputs.synthetic import SMALLEST_SIDE, corrupt
 from anomaly_spotter.models import feature_model
@@ -38,6 +41,16 @@ FEWEST = 8  # good pictures from which a choice can be made
 _SIDES = (256, 384, 512, 768, 1024, 1536, 2048)
 _APART = 1.2  # resolutions closer than this are not worth two tries
 _LEARN, _HOLD = 160, 40  # pictures at most, to learn candidates from and to test them on
+_SHRINKS = (
+    1.0,
+    0.7,
+    0.5,
+    0.35,
+    0.25,
+)  # of those numbers, so that large pictures are tried in more than thumbnails
+_SEEN_WELL = 1024  # canvas pixels of the long side: resolutions up to here are worth smaller numbers
+_LIGHTS: tuple[Literal["robust", "background"], ...] = ("robust", "background")
+_MOST_FACTORS = 2**27  # values of local Gaussians; larger canvases would make bundles of gigabytes
 _LIGHT = ((0.95, -6.0), (1.05, 6.0))  # gain and offset in grey levels of a drifting lamp
 _STRENGTHS = (0.35, 0.35, 0.7, 0.7, 1.2, 1.2)  # of the synthetic defects, faint to strong
 _LEAST_TEXTURE = 0.5  # under a synthetic defect, see _texture
@@ -58,6 +71,11 @@ class Geometry:
     aligner: Aligner | None
     long_side: int
     preprocessor: Preprocessor
+
+    @property
+    def light(self) -> str:
+        """Name of the light normalisation."""
+        return "none" if self.preprocessor.illumination is None else self.preprocessor.illumination.method
 
     @property
     def megapixels(self) -> float:
@@ -88,6 +106,7 @@ class Candidate:
         """What was tried, as JSON-able values."""
         return {
             "alignment": "none" if self.geometry.aligner is None else "template",
+            "illumination": self.geometry.light,
             "long_side": self.geometry.long_side,
             "model": self.model,
             "places": self.places,
@@ -101,10 +120,37 @@ class Candidate:
         """What was tried, in one line."""
         height, width = self.geometry.preprocessor.height, self.geometry.preprocessor.width
         pose = "as taken" if self.geometry.aligner is None else "aligned"
+        pose += {"none": "", "robust": ", light levelled", "background": ", background levelled"}[
+            self.geometry.light
+        ]
         where = "" if self.places == "local" else " (global)"
         pooling = "maximum" if self.scoring.pooling == "max" else f"top {self.scoring.top_fraction * 100:g} %"
         scale = " per location" if self.scoring.normalise == "location" else ""
         return f"{pose}, {width} x {height}, {self.model}{where}, {pooling}{scale}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What every candidate is tried on.
+
+    Attributes:
+        good: The good pictures.
+        learn: Those that candidates learn from.
+        hold: Those that they are tested on.
+        defects: Copies of these with synthetic defects.
+        config: What is asked for.
+    """
+
+    good: _Pictures
+    learn: Sequence[int]
+    hold: Sequence[int]
+    defects: _Pictures
+    config: SpotterConfig
+
+    @property
+    def pictures(self) -> int:
+        """How many canvases are computed for each geometry."""
+        return len(self.learn) + 2 * len(self.hold) + len(self.defects)
 
 
 def choose(
@@ -117,8 +163,8 @@ def choose(
 
     Args:
         good: The good pictures.
-        config: ``auto.budget`` bounds the effort; ``preprocessing.alignment`` and ``long_side`` are free, all else is
-            kept.
+        config: ``auto.budget`` bounds the effort; ``preprocessing.long_side``, and ``alignment`` and ``illumination``
+            where they are ``auto``, are free, all else is kept.
         announce: Told in one line each what was tried, how it fared, and what was chosen.
         progress: Called with (done, total).
 
@@ -130,25 +176,30 @@ def choose(
     """
     started = time.perf_counter()
     _check(good)
-    order = np.random.default_rng(config.training.seed).permutation(len(good))
-    held = min(_HOLD, round(0.4 * len(good)))
-    hold, learn = order[:held].tolist(), order[held : held + _LEARN].tolist()
+    found = list(_geometries(good, config, announce))
+    hold, learn = _samples(len(good), found, config)
     defects = _paint(good, hold, config.training.seed)
     if not defects:
         raise DatasetError(
             "the good pictures are too flat to choose a model by synthetic defects; name one by --model memory"
         )
-    pictures = 2 * len(hold) + len(learn) + len(defects)
-    geometries = _affordable(_geometries(good, config, announce), pictures, config.auto.budget)
+    trial = _Trial(good, learn, hold, defects, config)
+    lights = _LIGHTS if config.preprocessing.illumination == "auto" else ()
+    room = _room(trial.pictures, config.auto.budget)
+    geometries = _affordable(found, room, tries_of_last=1 + bool(lights))
+    steps = len(geometries) + len(lights)
     candidates: list[Candidate] = []
     for done, geometry in enumerate(geometries):
-        progress(done, len(geometries))
-        candidates += _try(geometry, good, learn, hold, defects, config)
-        best = _ranked([one for one in candidates if one.geometry is geometry])[0]
-        announce(
-            f"tried {best[1].words()}: finds {100 * float(best[1].found.mean()):.1f} % of synthetic defects"
-        )
-    progress(len(geometries), len(geometries))
+        progress(done, steps)
+        candidates += _tried(geometry, trial, announce)
+    best = _cheapest_of_best(_ranked(candidates))[1].geometry
+    spent = sum(geometry.megapixels for geometry in geometries)
+    for done, method in enumerate(lights, start=len(geometries)):
+        progress(done, steps)
+        spent += best.megapixels
+        if spent <= room:
+            candidates += _tried(_levelled(best, method, good, learn), trial, announce)
+    progress(steps, steps)
     ranking = _ranked(candidates)
     worth, chosen = _cheapest_of_best(ranking)
     announce(
@@ -159,9 +210,9 @@ def choose(
         "chosen": chosen.settings(),
         "worth": worth,
         "seconds": round(time.perf_counter() - started, 2),
-        "learned_from": len(learn),
-        "held_out": len(hold),
-        "synthetic_defects": len(defects),
+        "learned_from": len(trial.learn),
+        "held_out": len(trial.hold),
+        "synthetic_defects": len(trial.defects),
         "ranking": [
             {**one.settings(), "worth": round(value, 5), "all_defects": round(float(one.found.mean()), 5)}
             for value, one in ranking[:40]
@@ -208,16 +259,45 @@ def _geometries(
     yield from sorted(found, key=lambda geometry: geometry.megapixels)
 
 
-def _affordable(geometries: Iterator[Geometry], pictures: int, budget: float) -> list[Geometry]:
-    """The cheapest ones within the budget, at least one."""
+def _room(pictures: int, budget: float) -> float:
+    """Megapixels of canvas that can be tried with so many pictures."""
+    return _SHARE * budget / (pictures * _SECONDS_PER_MEGAPIXEL)
+
+
+def _samples(
+    count: int, geometries: Sequence[Geometry], config: SpotterConfig
+) -> tuple[list[int], list[int]]:
+    """Pictures to test on and to learn from: as many as let all resolutions up to a good one be tried."""
+    order = np.random.default_rng(config.training.seed).permutation(count)
+    wanted = sum(geometry.megapixels for geometry in geometries if geometry.long_side <= _SEEN_WELL)
+    for shrink in _SHRINKS:
+        held = min(round(shrink * _HOLD), round(0.4 * count))
+        learned = min(round(shrink * _LEARN), count - held)
+        if wanted <= _room(learned + (2 + len(_STRENGTHS)) * held, config.auto.budget):
+            break
+    return order[:held].tolist(), order[held : held + learned].tolist()
+
+
+def _affordable(geometries: Sequence[Geometry], room: float, tries_of_last: int = 1) -> list[Geometry]:
+    """The cheapest ones within the room, at least one; the last one is tried so often."""
     chosen: list[Geometry] = []
     spent = 0.0
     for geometry in geometries:
-        spent += geometry.megapixels * pictures * _SECONDS_PER_MEGAPIXEL
-        if chosen and spent > _SHARE * budget:
+        if chosen and spent + tries_of_last * geometry.megapixels > room:
             break
         chosen.append(geometry)
+        spent += geometry.megapixels
     return chosen
+
+
+def _levelled(
+    geometry: Geometry, method: Literal["robust", "background"], good: _Pictures, learn: Sequence[int]
+) -> Geometry:
+    """The same with light normalisation."""
+    preprocessor = geometry.preprocessor
+    canvases = (preprocessor.prepare(good[index], preprocessor.place(good[index])) for index in learn)
+    light = Illumination.fit(method, canvases)
+    return dataclasses.replace(geometry, preprocessor=dataclasses.replace(preprocessor, illumination=light))
 
 
 def _paint(good: _Pictures, hold: Sequence[int], seed: int) -> list[NDArray[np.uint8]]:
@@ -261,30 +341,33 @@ def _volume(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def _try(
-    geometry: Geometry,
-    good: _Pictures,
-    learn: Sequence[int],
-    hold: Sequence[int],
-    defects: _Pictures,
-    config: SpotterConfig,
-) -> Iterator[Candidate]:
-    """All models and scorings at one geometry."""
+def _tried(geometry: Geometry, trial: _Trial, announce: Callable[[str], None]) -> list[Candidate]:
+    """All models and scorings at one geometry, the best of them announced."""
+    candidates = list(_candidates(geometry, trial))
+    if candidates:
+        best = _ranked(candidates)[0][1]
+        announce(f"tried {best.words()}: finds {100 * float(best.found.mean()):.1f} % of synthetic defects")
+    return candidates
+
+
+def _candidates(geometry: Geometry, trial: _Trial) -> Iterator[Candidate]:
     from anomaly_spotter.models.grids import GoodGrids
+
+    good, hold, config = trial.good, trial.hold, trial.config
 
     def canvas(pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
         place = geometry.preprocessor.place(pixels)
         return None if place.reason is not None else geometry.preprocessor.prepare(pixels, place)
 
-    learned = [found for index in learn if (found := canvas(good[index])) is not None]
+    learned = [found for index in trial.learn if (found := canvas(good[index])) is not None]
     held = [canvas(good[index]) for index in hold]
     relit = [canvas(_relit(good[index], *_LIGHT[number % 2])) for number, index in enumerate(hold)]
-    corrupted = [canvas(pixels) for pixels in defects]
+    corrupted = [canvas(pixels) for pixels in trial.defects]
     if len(learned) < 2:
         return
     grids = GoodGrids.fit(learned, config.model, config.training.seed)
     features = [None if one is None else grids.features.of(one) for one in (*held, *relit, *corrupted)]
-    for name, places in _models(geometry):
+    for name, places in _models(geometry, config.model.dimensions):
         settings = config.model.model_copy(update={"name": name, "places": places})
         model, _ = feature_model(name).fit(grids, settings, config.training.seed)
         maps = [None if grid is None else model.distances(grid).numpy() for grid in features]
@@ -295,11 +378,12 @@ def _try(
 
 
 def _models(
-    geometry: Geometry,
+    geometry: Geometry, dimensions: int
 ) -> Iterator[tuple[Literal["memory", "gaussian"], Literal["local", "global"]]]:
     """Places mean something on aligned parts; pictures as taken may also be textures."""
     yield "memory", "local"
-    yield "gaussian", "local"
+    if geometry.megapixels * 1e6 / CELL**2 * dimensions**2 <= _MOST_FACTORS:
+        yield "gaussian", "local"
     if geometry.aligner is None:
         yield "memory", "global"
         yield "gaussian", "global"
@@ -362,7 +446,11 @@ def _filled_in(config: SpotterConfig, chosen: Candidate) -> SpotterConfig:
     return config.model_copy(
         update={
             "preprocessing": config.preprocessing.model_copy(
-                update={"alignment": alignment, "long_side": chosen.geometry.long_side}
+                update={
+                    "alignment": alignment,
+                    "illumination": chosen.geometry.light,
+                    "long_side": chosen.geometry.long_side,
+                }
             ),
             "model": config.model.model_copy(update={"name": chosen.model, "places": chosen.places}),
             "scoring": chosen.scoring,

@@ -3,6 +3,8 @@
 Loading runs no code: JSON and safetensors only, no pickle, nothing is unpacked to disk. The manifest names the
 format version and the SHA-256 of the weights and of everything else that decides; a file that is truncated, foreign,
 newer or edited is refused. (The hashes find accidents and honest edits; they are no signature against a forger.)
+
+A file of several products holds one detector for each of them, and what tells the products apart.
 """
 
 from __future__ import annotations
@@ -32,12 +34,20 @@ if TYPE_CHECKING:
 
 FORMAT = "anomaly-spotter"
 FORMAT_VERSION = 2
+PRODUCTS_VERSION = (
+    3  # several products: a number of its own, at which a version that knows none asks for an update
+)
 SUFFIX = ".spot"
 _MANIFEST, _WEIGHTS = "manifest.json", "model.safetensors"
 _VERSION = re.compile(r"(.+)\.v(\d{1,9})")
 _LARGEST_MANIFEST = 64 * 2**20
 _LARGEST_WEIGHTS = 8 * 2**30
 _SECTIONS = ("config", "preprocessing", "calibration", "provenance")
+_SHAPES: dict[int, dict[str, type]] = {
+    FORMAT_VERSION: dict.fromkeys(_SECTIONS, dict),
+    PRODUCTS_VERSION: {"recogniser": dict, "products": list},
+}
+_RECOGNISER = "recogniser."
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,22 @@ class Bundle:
     arrays: Mapping[str, NDArray[np.generic]]
 
 
-def write_bundle(path: Path, bundle: Bundle) -> Path:
+@dataclass(frozen=True, slots=True)
+class ProductsBundle:
+    """The contents of a model file of several products.
+
+    Attributes:
+        products: The detector of each, by the product's name, in order.
+        recogniser: What tells them apart, as plain values.
+        arrays: Its learned arrays by name.
+    """
+
+    products: Mapping[str, Bundle]
+    recogniser: dict[str, Any]
+    arrays: Mapping[str, NDArray[np.generic]]
+
+
+def write_bundle(path: Path, bundle: Bundle | ProductsBundle) -> Path:
     """Write a bundle, whole or not at all.
 
     Raises:
@@ -74,22 +99,54 @@ def write_bundle(path: Path, bundle: Bundle) -> Path:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read and verify a bundle.
+    """Read and verify the bundle of one detector.
 
     Raises:
-        BundleError: Missing, truncated, foreign, of another format version, or edited.
+        BundleError: Missing, truncated, foreign, of another format version, edited, or of several products.
     """
     manifest = read_manifest(path)
+    if names := product_names(manifest):
+        raise BundleError(
+            f"{path} holds several products ({', '.join(names)}); open it with ProductSpotter.load or "
+            "anomaly_spotter.load"
+        )
+    return _bundle(manifest, _read_arrays(path, manifest))
+
+
+def read_products(path: Path) -> ProductsBundle:
+    """Read and verify the bundle of several products.
+
+    Raises:
+        BundleError: Missing, truncated, foreign, of another format version, edited, or of one detector.
+    """
+    manifest = read_manifest(path)
+    if not product_names(manifest):
+        raise BundleError(
+            f"{path} holds one detector, not several products; open it with Spotter.load or anomaly_spotter.load"
+        )
+    arrays = _read_arrays(path, manifest)
+    products = {
+        detector["name"]: _bundle(detector, under(f"{number}.", arrays))
+        for number, detector in enumerate(manifest["products"])
+    }
+    return ProductsBundle(products, manifest["recogniser"], under(_RECOGNISER, arrays))
+
+
+def product_names(manifest: Mapping[str, Any]) -> list[str]:
+    """The products that a file holds detectors for; none where it holds one detector."""
+    return [detector["name"] for detector in manifest.get("products", ())]
+
+
+def _read_arrays(path: Path, manifest: Mapping[str, Any]) -> dict[str, NDArray[np.generic]]:
     weights = _read_member(path, _WEIGHTS, _LARGEST_WEIGHTS)
     if hashlib.sha256(weights).hexdigest() != manifest.get("weights_sha256"):
         raise BundleError(
             f"{path}: the weights were changed after training (hash mismatch); use the original file"
         )
     try:
-        arrays = load_arrays(weights)
+        return dict(load_arrays(weights))
     except (SafetensorError, ValueError, KeyError) as error:
         raise BundleError(f"{path}: the weights cannot be read ({error}); use the original file") from None
-    return Bundle(**{section: manifest[section] for section in _SECTIONS}, arrays=arrays)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -105,24 +162,27 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{path} is not an Anomaly Spotter bundle; expected a file written by 'train'")
     version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in _SHAPES:
         raise BundleError(
-            f"{path} has bundle format {version}, this version reads {FORMAT_VERSION}; "
+            f"{path} has bundle format {version}, this version reads {FORMAT_VERSION} and {PRODUCTS_VERSION}; "
             "update anomaly-spotter or train again"
         )
-    missing = [section for section in _SECTIONS if not isinstance(manifest.get(section), dict)]
+    sections = _SHAPES[version]
+    missing = [section for section, kind in sections.items() if not isinstance(manifest.get(section), kind)]
+    if version == PRODUCTS_VERSION and not missing and not _are_products(manifest["products"]):
+        missing = ["a part of its products"]
     if missing:
         raise BundleError(f"{path}: the manifest lacks {', '.join(missing)}; use the original file")
-    if _digest({section: manifest[section] for section in _SECTIONS}) != manifest.get("sections_sha256"):
+    if _digest({section: manifest[section] for section in sections}) != manifest.get("sections_sha256"):
         raise BundleError(
             f"{path}: the manifest was changed after training (hash mismatch); use the original file"
         )
     return manifest
 
 
-def identity(content: Bundle | Mapping[str, Any]) -> str:
+def identity(content: Bundle | ProductsBundle | Mapping[str, Any]) -> str:
     """SHA-256 (hex) of what a bundle or a manifest stands for; the same however often it is written and read."""
-    manifest = _packed(content)[0] if isinstance(content, Bundle) else content
+    manifest = _packed(content)[0] if isinstance(content, Bundle | ProductsBundle) else content
     return hashlib.sha256(f"{manifest['weights_sha256']}{manifest['sections_sha256']}".encode()).hexdigest()
 
 
@@ -136,19 +196,58 @@ def next_version(path: Path) -> Path:
     return candidate
 
 
-def _packed(bundle: Bundle) -> tuple[dict[str, Any], bytes]:
+def prefixed(prefix: str, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    """The arrays with ``prefix`` before their names."""
+    return {f"{prefix}{name}": value for name, value in arrays.items()}
+
+
+def under(prefix: str, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    """The arrays whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def _packed(bundle: Bundle | ProductsBundle) -> tuple[dict[str, Any], bytes]:
     """The manifest and the weights file."""
+    version, sections, arrays = FORMAT_VERSION, {}, dict(bundle.arrays)
+    if isinstance(bundle, Bundle):
+        sections = _sections(bundle)
+    else:
+        version, arrays = PRODUCTS_VERSION, prefixed(_RECOGNISER, bundle.arrays)
+        # A list, because the hash of a manifest does not see the order of a mapping.
+        detectors = [{"name": name, **_sections(own)} for name, own in bundle.products.items()]
+        sections = {"recogniser": bundle.recogniser, "products": detectors}
+        for number, own in enumerate(bundle.products.values()):
+            arrays |= prefixed(f"{number}.", own.arrays)
     # safetensors writes the memory behind an array: a transposed view would come back scrambled.
-    weights = save_arrays({name: np.asarray(array, order="C") for name, array in bundle.arrays.items()})
-    sections = {section: getattr(bundle, section) for section in _SECTIONS}
+    weights = save_arrays({name: np.asarray(array, order="C") for name, array in arrays.items()})
     manifest = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": version,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "sections_sha256": _digest(sections),
         **sections,
     }
     return manifest, weights
+
+
+def _sections(bundle: Bundle) -> dict[str, Any]:
+    return {section: getattr(bundle, section) for section in _SECTIONS}
+
+
+def _bundle(sections: Mapping[str, Any], arrays: Mapping[str, NDArray[np.generic]]) -> Bundle:
+    return Bundle(**{section: sections[section] for section in _SECTIONS}, arrays=arrays)
+
+
+def _are_products(detectors: list[Any]) -> bool:
+    """Whether these are the detectors of several products, each with its own name."""
+    if not all(
+        isinstance(detector, dict)
+        and isinstance(detector.get("name"), str)
+        and all(isinstance(detector.get(section), dict) for section in _SECTIONS)
+        for detector in detectors
+    ):
+        return False
+    return len({detector["name"] for detector in detectors}) == len(detectors) > 1
 
 
 def _digest(sections: Mapping[str, Any]) -> str:

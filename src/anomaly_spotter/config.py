@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from anomaly_spotter.errors import ConfigError
 
@@ -22,6 +30,7 @@ ENVIRONMENT_PREFIX = "ANOMALY_SPOTTER__"
 
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 Width = Annotated[int, Field(ge=1, le=4096)]
+Evidence = Literal["grey", "gradient", "features", "segmentation"]
 
 
 class _Section(BaseModel):
@@ -39,7 +48,8 @@ class PreprocessingConfig(_Section):
         colour: ``auto`` takes grey when every training picture is grey.
         alignment: Bring the part into its normal pose: by its ``foreground`` alone, or by registration to the
             ``template`` of the good parts; ``auto`` takes the template where a part stands out, else ``none``.
-        illumination: Light normalisation: ``robust`` (whole picture), ``background`` (local), or ``none``.
+        illumination: Light normalisation: ``robust`` (whole picture), ``background`` (local), or ``none``; ``auto`` is
+            settled by the model ``auto``, and is ``none`` for the others.
         region: Where defects count: a PNG (white counts) or a JSON file of polygons, drawn on ``region_on``.
         region_on: The picture that the region was drawn on; the first good picture if not given.
     """
@@ -48,7 +58,7 @@ class PreprocessingConfig(_Section):
     aspect: Literal["keep", "squash"] = "keep"
     colour: Literal["auto", "grey", "rgb"] = "auto"
     alignment: Literal["auto", "none", "foreground", "template"] = "none"
-    illumination: Literal["none", "robust", "background"] = "none"
+    illumination: Literal["auto", "none", "robust", "background"] = "none"
     region: Path | None = None
     region_on: Path | None = None
 
@@ -74,7 +84,10 @@ class ModelConfig(_Section):
 
     Attributes:
         name: A name of the model registry, or ``auto`` to choose one from the good pictures.
-        features: ``memory`` and ``gaussian``: backbone of the patch features, or ``gradients`` for none.
+        features: ``memory`` and ``gaussian``: backbone of the patch features, ``lite0`` to ``lite2`` or one of timm's
+            such as ``timm:resnet18``, or ``gradients`` for none.
+        weights: Weight file, ``.pth`` or ``.safetensors``, of a backbone of timm; nothing is downloaded, and once
+            fitted the detector does not need it.
         dimensions: ``memory`` and ``gaussian``: principal components that are kept.
         places: ``memory`` and ``gaussian``: ``local`` compares a patch with good ones at its own place, ``global`` with
             good ones anywhere.
@@ -84,11 +97,16 @@ class ModelConfig(_Section):
             cost a quarter.
         skips: Whether the skip connection at full, half and quarter resolution exists.
         batch_norm: Batch normalisation after every convolution of the encoder and decoder.
+        reference: The network also sees the mean good picture, which means much where parts are aligned.
         error: ``squared`` or ``absolute`` reconstruction error, mean over channels.
+        evidence: What the anomaly map adds up: the reconstruction error in ``grey`` (or colour), in the ``gradient``,
+            in the backbone's ``features``, and the ``segmentation`` of what the network was taught to remove. The last
+            two are outputs of their own.
     """
 
     name: Literal["auto", "memory", "gaussian", "unet"] = "unet"
-    features: Literal["lite0", "lite1", "lite2", "gradients"] = "lite0"
+    features: Annotated[str, Field(pattern=r"^(lite[012]|gradients|timm:[A-Za-z0-9_.]+)$")] = "lite0"
+    weights: Path | None = Field(default=None, validate_default=True)
     dimensions: int = Field(default=96, ge=2, le=512)
     places: Literal["local", "global"] = "local"
     prototypes: int = Field(default=512, ge=2)
@@ -96,7 +114,19 @@ class ModelConfig(_Section):
     stem: Literal[1, 2] = 1
     skips: tuple[bool, bool, bool] = (True, True, True)
     batch_norm: bool = False
+    reference: bool = False
     error: Literal["squared", "absolute"] = "squared"
+    evidence: tuple[Evidence, ...] = Field(default=("grey",), min_length=1)
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_fit_features(cls, weights: Path | None, info: ValidationInfo) -> Path | None:
+        is_file_needed = str(info.data.get("features")).startswith("timm:")
+        if is_file_needed and weights is None:
+            raise ValueError("a backbone of timm needs its weight file, .pth or .safetensors")
+        if weights is not None and not is_file_needed:
+            raise ValueError("only a backbone of timm takes a weight file, e.g. model.features=timm:resnet18")
+        return weights
 
 
 class AutoConfig(_Section):
@@ -201,6 +231,14 @@ class SpotterConfig(_Section):
     def _three_levels_fit(self) -> Self:
         if self.preprocessing.long_side % 16:
             raise ValueError("preprocessing.long_side must be a multiple of 16")
+        return self
+
+    @model_validator(mode="after")
+    def _segmentation_is_learned(self) -> Self:
+        if "segmentation" in self.model.evidence and not self.training.corruption:
+            raise ValueError(
+                "model.evidence: segmentation learns from synthetic defects; set training.corruption, e.g. 1.0"
+            )
         return self
 
     @classmethod

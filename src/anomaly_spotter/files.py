@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,11 @@ def write_atomic(path: Path, data: bytes) -> Path:
         cure = "free some space" if error.errno == errno.ENOSPC else "choose another folder"
         raise SpotterError(f"cannot write {path}: {reason}; {cure}") from None
     return path
+
+
+def safe_name(text: str) -> str:
+    """``text`` as a file name; one from a manifest must not lead out of its folder."""
+    return re.sub(r"[^\w\-. ]", "_", text).strip(". ") or "category"
 
 
 def write_json(path: Path, values: Any) -> Path:

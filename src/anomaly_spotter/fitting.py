@@ -188,7 +188,7 @@ def fit_preprocessor(
         white_level=good.white_level,
         aligner=aligner,
     )
-    if config.illumination != "none":
+    if config.illumination in ("robust", "background"):
         chosen = np.unique(np.linspace(0, len(good) - 1, _LIGHT_SAMPLE).astype(int)).tolist()
         pictures = (good[index] for index in chosen)
         canvases = (preprocessor.prepare(picture, preprocessor.place(picture)) for picture in pictures)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 
-from anomaly_spotter.bundle import Bundle, identity, read_bundle, write_bundle
+from anomaly_spotter.bundle import Bundle, identity, prefixed, read_bundle, under, write_bundle
 from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.errors import BundleError, PictureError, SpotterError
 from anomaly_spotter.inputs.decode import Picture
@@ -23,9 +23,10 @@ from anomaly_spotter.scoring.calibration import Calibration
 from anomaly_spotter.scoring.conformal import held_out_share
 from anomaly_spotter.scoring.decision import Judge
 from anomaly_spotter.scoring.location import LocationScale
+from anomaly_spotter.streaming import batches, one_or_all, require_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
     from anomaly_spotter.living import KnownDefects
     from anomaly_spotter.models.base import AnomalyModel
     from anomaly_spotter.scoring.inspection import Inspection
-
-    _Decoded = tuple[str | Path | NDArray[Any], Picture | PictureError]
-
-_BATCH = 8  # pictures per forward pass; more gains nothing on a CPU and costs memory
-_BATCH_PIXELS = 2**25  # decoded values after which a batch is closed early
 
 
 class Spotter:
@@ -165,16 +161,7 @@ class Spotter:
         Raises:
             PictureError: A picture cannot be read; use :meth:`inspect_stream` to go on past bad ones.
         """
-        if isinstance(picture, np.ndarray) and picture.ndim == 4:
-            picture = list(picture)
-        if isinstance(picture, str | Path | np.ndarray):
-            return self.inspect([picture], threshold=threshold)[0]
-        results = []
-        for _, found in self.inspect_stream(picture, threshold=threshold):
-            if isinstance(found, PictureError):
-                raise found
-            results.append(found)
-        return results
+        return one_or_all(picture, partial(self.inspect_stream, threshold=threshold))
 
     def inspect_stream(
         self,
@@ -193,12 +180,10 @@ class Spotter:
         Yields:
             The picture as given, with its inspection or the :class:`PictureError` that says why there is none.
         """
-        if threshold is not None and math.isnan(threshold):
-            raise SpotterError("the threshold must be a number, found NaN; 1.0 is the limit as calibrated")
-        judge = Judge(self.config.scoring, self.calibration, self.preprocessor, self.location)
-        for batch in _batches(read_ahead(pictures, self.preprocessor.white_level)):
+        require_number(threshold)
+        for batch in batches(read_ahead(pictures, self.preprocessor.white_level)):
             readable = [picture for _, picture in batch if isinstance(picture, Picture)]
-            inspections = self._inspect_batch(judge, readable, threshold, explain)
+            inspections = self.inspect_decoded(readable, threshold=threshold, explain=explain)
             for source, picture in batch:
                 if isinstance(picture, PictureError):
                     yield source, picture
@@ -206,11 +191,13 @@ class Spotter:
                 path = None if isinstance(source, np.ndarray) else Path(source)
                 yield source, dataclasses.replace(next(inspections), source=path)
 
-    def _inspect_batch(
-        self, judge: Judge, pictures: list[Picture], threshold: float | None, explain: bool
+    def inspect_decoded(
+        self, pictures: Sequence[Picture], *, threshold: float | None = None, explain: bool = True
     ) -> Iterator[Inspection]:
+        """Inspect a few pictures at once that were decoded with this detector's white level; otherwise as a stream."""
         if not pictures:
             return
+        judge = Judge(self.config.scoring, self.calibration, self.preprocessor, self.location)
         places = [self.preprocessor.place(picture.pixels) for picture in pictures]
         canvases = [
             self.preprocessor.prepare(picture.pixels, place)
@@ -295,7 +282,7 @@ class Spotter:
     @property
     def identity(self) -> str:
         """SHA-256 (hex) of everything that decides; the same however often the detector is saved and loaded."""
-        return identity(self._bundle())
+        return identity(self.to_bundle())
 
     def describe(self) -> dict[str, Any]:
         """Provenance, configuration and promise as JSON-able values: what a result file says about its detector."""
@@ -311,19 +298,20 @@ class Spotter:
         Raises:
             SpotterError: The file cannot be written.
         """
-        return write_bundle(Path(path), self._bundle())
+        return write_bundle(Path(path), self.to_bundle())
 
-    def _bundle(self) -> Bundle:
+    def to_bundle(self) -> Bundle:
+        """Everything that a model file holds of this detector."""
         return Bundle(
             config=self.config.to_dict(),
             preprocessing=self.preprocessor.to_dict(),
             calibration=self.calibration.to_dict(),
             provenance=self.provenance,
             arrays={
-                **_prefixed("model.", self.model.state()),
-                **_prefixed("preprocessing.", self.preprocessor.arrays()),
-                **_prefixed("location.", {} if self.location is None else self.location.arrays()),
-                **_prefixed("known.", self.known.arrays()),
+                **prefixed("model.", self.model.state()),
+                **prefixed("preprocessing.", self.preprocessor.arrays()),
+                **prefixed("location.", {} if self.location is None else self.location.arrays()),
+                **prefixed("known.", self.known.arrays()),
             },
         )
 
@@ -332,47 +320,34 @@ class Spotter:
         """Read a ``.spot`` file; runs no code from it.
 
         Raises:
-            BundleError: Missing, truncated, foreign, of another format version, or edited.
+            BundleError: Missing, truncated, foreign, of another format version, edited, or of several products.
             MissingExtraError: PyTorch is not installed.
         """
-        stored = read_bundle(Path(path))
+        return cls.from_bundle(read_bundle(Path(path)), path)
+
+    @classmethod
+    def from_bundle(cls, stored: Bundle, path: str | Path) -> Self:
+        """Inverse of :meth:`to_bundle`; ``path`` stands in error messages.
+
+        Raises:
+            BundleError: The contents do not fit together, or do not fit this version.
+            MissingExtraError: PyTorch is not installed.
+        """
         try:
             config = SpotterConfig.parse(stored.config)
             preprocessor = Preprocessor.from_parts(
-                stored.preprocessing, _under("preprocessing.", stored.arrays)
+                stored.preprocessing, under("preprocessing.", stored.arrays)
             )
             calibration = Calibration.from_dict(stored.calibration)
-            known = Known.from_arrays(_under("known.", stored.arrays))
+            known = Known.from_arrays(under("known.", stored.arrays))
             location = None
-            if config.scoring.normalise == "location" and (arrays := _under("location.", stored.arrays)):
+            if config.scoring.normalise == "location" and (arrays := under("location.", stored.arrays)):
                 location = LocationScale.from_arrays(arrays)
         except (SpotterError, TypeError, KeyError, ValueError) as error:
             raise BundleError(
                 f"{path}: the manifest does not fit this version ({error}); train again"
             ) from None
         model = model_class(config.model.name).from_state(
-            config.model, preprocessor.channels, _under("model.", stored.arrays)
+            config.model, preprocessor.channels, under("model.", stored.arrays)
         )
         return cls(config, preprocessor, model, calibration, stored.provenance, location, known)
-
-
-def _batches(decoded: Iterator[_Decoded]) -> Iterator[list[_Decoded]]:
-    """Groups of at most :data:`_BATCH` pictures; huge ones come in smaller groups, so that memory stays bounded."""
-    batch: list[_Decoded] = []
-    pixels = 0
-    for source, picture in decoded:
-        batch.append((source, picture))
-        pixels += picture.pixels.size if isinstance(picture, Picture) else 0
-        if len(batch) == _BATCH or pixels >= _BATCH_PIXELS:
-            yield batch
-            batch, pixels = [], 0
-    if batch:
-        yield batch
-
-
-def _prefixed(prefix: str, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
-    return {f"{prefix}{name}": value for name, value in arrays.items()}
-
-
-def _under(prefix: str, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
-    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}

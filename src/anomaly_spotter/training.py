@@ -38,6 +38,7 @@ from anomaly_spotter.files import write_atomic
 from anomaly_spotter.inputs.augment import augment
 from anomaly_spotter.inputs.preprocess import to_network
 from anomaly_spotter.inputs.synthetic import corrupt
+from anomaly_spotter.models.features import PatchFeatures, extractor, levels
 from anomaly_spotter.models.unet import UNet, UNetModel
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ if TYPE_CHECKING:
 
     from anomaly_spotter.config import SpotterConfig, TrainingConfig
 
+    _Triple = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]
+    _Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+_CLEAN_SHARE = 0.2  # of the pictures a segmentation learns from; it must also see parts without a defect
+_SEGMENTATION_WEIGHT = 5.0  # brings the focal loss to the size of the restoration loss
+_HALF_WHITE = 127.5
+_PROJECTION_PICTURES = 48  # pictures that the principal components of the features are learned from
 _VALIDATION_EPOCH = 2**31  # a draw of its own, the same in every epoch, so that validation losses compare
 
 
@@ -95,7 +103,8 @@ def train_unet(
     """
     settings = config.training
     batches = _loader(_Corrupted(pictures, train, config), settings, training=True)
-    module = _Restoration(pictures.shape[3], config, steps=len(batches))
+    features = _features(pictures, train, config)
+    module = _Restoration(_reference(pictures, train), features, config, steps=len(batches))
     book, stop = _Book(run_dir / "history.jsonl", settings, show_progress), _StopRequest()
     callbacks: list[Callback] = [book, stop]
     if settings.patience is not None:
@@ -141,7 +150,12 @@ def train_unet(
         )
     module.load_state_dict(read_checkpoint(run_dir / "best.ckpt")["state_dict"])
     return TrainingResult(
-        UNetModel(module.network.cpu().float(), config.model),
+        UNetModel.fit(
+            module.network.cpu().float(),
+            config.model,
+            features,
+            [np.asarray(pictures[index]) for index in validation],
+        ),
         book.history,
         stop.requested,
         book.pictures_per_second,
@@ -160,22 +174,29 @@ def wants_bf16(settings: TrainingConfig) -> bool:
 
 
 class _Restoration(L.LightningModule):
-    """Restore the good picture from its corrupted copy (from itself when the corruption strength is 0)."""
+    """Restore the good picture from its corrupted copy (from itself when the corruption strength is 0).
 
-    def __init__(self, channels: int, config: SpotterConfig, steps: int) -> None:
+    A segmentation learns beside it where the copy was corrupted (Zavrtanik et al., *DRAEM*, ICCV 2021), and the
+    expected features to be those of the good picture (Batzner et al., *EfficientAD*, WACV 2024).
+    """
+
+    def __init__(
+        self, reference: torch.Tensor, features: PatchFeatures | None, config: SpotterConfig, steps: int
+    ) -> None:
         super().__init__()
         self.settings = config.training
+        self.features = features  # no module of its own: never trained, not part of the checkpoints
         self.steps = steps
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
-            self.network = UNet(channels, config.model)
+            self.network = UNet(reference.shape[1], config.model, reference)
         self.layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         self.network.to(memory_format=self.layout)  # type: ignore[call-overload]
 
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
+    def training_step(self, batch: _Batch, _: int) -> torch.Tensor:
         return self._loss(batch)
 
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> None:
+    def validation_step(self, batch: _Batch, _: int) -> None:
         self.log("val_loss", self._loss(batch), batch_size=len(batch[0]))
 
     def configure_optimizers(self) -> Any:
@@ -190,15 +211,38 @@ class _Restoration(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _loss(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        corrupted, good = (part.contiguous(memory_format=self.layout) for part in batch)
-        restored = self.network(corrupted).float()
+    def _loss(self, batch: _Batch) -> torch.Tensor:
+        corrupted, good, mask = (part.contiguous(memory_format=self.layout) for part in batch)
+        restored = self.network(corrupted)
         distance = functional.l1_loss if self.settings.loss == "l1" else functional.mse_loss
-        return distance(restored, good)
+        loss = distance(restored.picture.float(), good)
+        if restored.marked is not None:
+            loss = loss + _SEGMENTATION_WEIGHT * _focal_loss(restored.marked.float(), mask)
+        if restored.features is not None and self.features is not None:
+            loss = loss + _surprise(restored.features.float(), _seen(good, self.features))
+        return loss
+
+
+@torch.no_grad()
+def _seen(good: torch.Tensor, features: PatchFeatures) -> torch.Tensor:
+    """Features of pictures in [-1, 1], ``[B, d, h, w]``."""
+    grids = [features.project(features.extract(one[None])) for one in (good.float() + 1) * _HALF_WHITE]
+    return torch.stack(grids).permute(0, 3, 1, 2)
+
+
+def _surprise(expected: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Squared distance of features as a share of their variance."""
+    return (expected - seen).square().mean() / seen.square().mean()
+
+
+def _focal_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Lin et al., *Focal loss for dense object detection* (ICCV 2017), exponent 2: defects are few among many pixels."""
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+    return ((1 - torch.exp(-cross_entropy)).square() * cross_entropy).mean()
 
 
 class _Corrupted(Dataset[Any]):
-    """(corrupted, good) pairs, addressed by ``(epoch, index)`` so that each draw can be repeated."""
+    """(corrupted, good, mask) triples, addressed by ``(epoch, index)`` so that each draw can be repeated."""
 
     def __init__(
         self,
@@ -213,17 +257,18 @@ class _Corrupted(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def __getitem__(self, key: tuple[int, int]) -> _Triple:
         epoch, index = key
         strength, seed = self.config.training.corruption, self.config.training.seed
         rng = np.random.default_rng([seed, _VALIDATION_EPOCH if self.fixed else epoch, index])
         good = self._picture(index)
         if not self.fixed:
             good = augment(good, self.config.augmentation, rng)
-        if not strength:
-            return good, good
+        if not strength or ("segmentation" in self.config.model.evidence and rng.random() < _CLEAN_SHARE):
+            return good, good, np.zeros(good.shape[:2], dtype=bool)
         donor = self._picture(int(rng.integers(len(self))))
-        return corrupt(good, donor, rng, strength)[0], good
+        corrupted, mask = corrupt(good, donor, rng, strength)
+        return corrupted, good, mask
 
     def _picture(self, index: int) -> NDArray[np.uint8]:
         return np.asarray(self.pictures[self.indices[index]])
@@ -266,9 +311,33 @@ def _loader(pictures: _Corrupted, settings: TrainingConfig, *, training: bool) -
     )
 
 
-def _collate(pairs: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> tuple[torch.Tensor, torch.Tensor]:
-    corrupted, good = (torch.from_numpy(to_network(np.stack(side))) for side in zip(*pairs, strict=True))
-    return corrupted, good
+def _collate(triples: list[_Triple]) -> _Batch:
+    """Two ``float32 [B, C, H, W]`` in [-1, 1] and the mask ``float32 [B, 1, H, W]``."""
+    corrupted, good, masks = (np.stack(side) for side in zip(*triples, strict=True))
+    mask = torch.from_numpy(masks[:, None].astype(np.float32))
+    return torch.from_numpy(to_network(corrupted)), torch.from_numpy(to_network(good)), mask
+
+
+@torch.inference_mode()
+def _features(
+    pictures: NDArray[np.uint8], train: NDArray[np.int64], config: SpotterConfig
+) -> PatchFeatures | None:
+    """The features that the network learns to expect, projected on the good pictures' principal components."""
+    if "features" not in config.model.evidence:
+        return None
+    extract = extractor(config.model.features, pictures.shape[3], weights=config.model.weights)
+    chosen = train[np.unique(np.linspace(0, len(train) - 1, _PROJECTION_PICTURES).astype(int))]
+    grids = [extract(levels(np.asarray(pictures[index]))) for index in chosen]
+    return PatchFeatures.fit(extract, grids, config.model.dimensions, config.training.seed)
+
+
+def _reference(pictures: NDArray[np.uint8], train: NDArray[np.int64]) -> torch.Tensor:
+    """The mean good picture, ``float32 [1, C, H, W]`` in [-1, 1]."""
+    total = np.zeros(pictures.shape[1:], dtype=np.int64)
+    for index in train:
+        total += pictures[index]
+    mean = np.rint(total / len(train)).astype(np.uint8)
+    return torch.from_numpy(to_network(mean[None]))
 
 
 def _draws(count: int, settings: TrainingConfig) -> int:

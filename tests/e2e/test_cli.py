@@ -158,7 +158,7 @@ def test_overlay_writes_a_four_panel_picture_each(trained, data_root, tmp_path):
 def test_info_shows_what_a_bundle_is(trained):
     done = run("info", trained)
     assert done.returncode == 0
-    for text in ("disc", "preset default", "At most 1 in 10"):
+    for text in ("disc", "preset unet", "At most 1 in 10"):
         assert text in done.stdout
 
 

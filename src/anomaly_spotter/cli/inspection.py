@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from anomaly_spotter.cli.console import EXIT_DEFECT, EXIT_OK, EXIT_UNREADABLE
-from anomaly_spotter.cli.options import BundleFile, JsonFile, Pictures
+from anomaly_spotter.cli.detectors import inspections, open_model
+from anomaly_spotter.cli.options import BundleFile, JsonFile, Pictures, Product
 from anomaly_spotter.errors import PictureError, SpotterError
 
 
@@ -20,22 +21,25 @@ def predict(
     threshold: Annotated[
         float | None, typer.Option(help="Decision limit instead of the calibrated one (1.0 = as calibrated).")
     ] = None,
+    product: Product = None,
 ) -> None:
-    """Decide about pictures, one row each. Exit 0: all OK, 1: some DEFECT, 3: some unreadable, 2: error."""
+    """Decide about pictures, one row each. Exit 0: all OK, 1: some DEFECT, 3: some unreadable, 2: error.
+
+    A model file of several products recognises each picture's product, unless --product names it.
+    """
     from anomaly_spotter.files import write_json
     from anomaly_spotter.scoring.inspection import Verdict
-    from anomaly_spotter.spotter import Spotter
     from anomaly_spotter.views.files import output_names, write_picture
     from anomaly_spotter.views.overlay import mask_picture, overlay
     from anomaly_spotter.views.terminal import inspection_row, inspection_to_dict
 
-    spotter = Spotter.load(bundle)
+    spotter = open_model(bundle, product)
     files = _expand(paths)
     names = output_names(files)
     rows: list[dict[str, Any]] = []
     worst, complete = EXIT_OK, False
     try:
-        for (_, found), path in zip(spotter.inspect_stream(files, threshold=threshold), files, strict=True):
+        for (_, found), path in zip(inspections(spotter, files, product, threshold), files, strict=True):
             if isinstance(found, PictureError):
                 worst = EXIT_UNREADABLE
                 rows.append({"path": str(path), "error": str(found)})
@@ -60,17 +64,17 @@ def overlay(
     bundle: BundleFile,
     paths: Pictures,
     out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")],
+    product: Product = None,
 ) -> None:
     """Write four-panel pictures: input, reconstruction, heat map, overlay with contours."""
-    from anomaly_spotter.spotter import Spotter
     from anomaly_spotter.views.files import output_names, write_picture
     from anomaly_spotter.views.sheets import four_panel
 
-    spotter = Spotter.load(bundle)
+    spotter = open_model(bundle, product)
     files = _expand(paths)
     names = output_names(files)
     unreadable = False
-    for (_, found), path in zip(spotter.inspect_stream(files), files, strict=True):
+    for (_, found), path in zip(inspections(spotter, files, product), files, strict=True):
         if isinstance(found, PictureError):
             unreadable = True
             typer.echo(f"UNREADABLE  {found}")
@@ -83,7 +87,7 @@ def info(bundle: Annotated[Path, typer.Argument(help="Model file (.spot).")], js
     """Show what a bundle is: trained on what, when, with which settings, and what it promises."""
     from anomaly_spotter.bundle import read_manifest
     from anomaly_spotter.files import write_json
-    from anomaly_spotter.views.terminal import print_manifest
+    from anomaly_spotter.views.manifest import print_manifest
 
     manifest = read_manifest(bundle)
     print_manifest(bundle, manifest)

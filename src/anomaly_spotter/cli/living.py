@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomaly_spotter.cli.console import EXIT_UNREADABLE, announce, stages
-from anomaly_spotter.cli.options import BundleFile, Confidence, JsonFile, Rate, SkipBad
+from anomaly_spotter.cli.detectors import detector_of, open_model, with_detector
+from anomaly_spotter.cli.options import BundleFile, Confidence, JsonFile, Product, Rate, SkipBad
 from anomaly_spotter.errors import SpotterError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def extend(
     ],
     defects: Defects = None,
     skip_bad: SkipBad = False,
+    product: Product = None,
     out: Out = None,
 ) -> None:
     """Teach a detector more good pictures and recalibrate; writes a new file, whose path is printed last.
@@ -41,13 +43,13 @@ def extend(
     Corrected false alarms are learned as good. Give all good parts of a shift, not only those: pictures picked by
     their verdict shift the decision limit.
     """
-    from anomaly_spotter.spotter import Spotter
-
     target = _target(bundle, out)
-    old = Spotter.load(bundle)
+    model = open_model(bundle, product)
+    old = detector_of(model, bundle, product)
     with stages() as progress:
         new = old.extend(good, skip_bad=skip_bad, progress=progress, announce=announce)
-    _finish(old, new, target, defects)
+    _tell(old, new, defects)
+    typer.echo(with_detector(model, product, new).save(target))
 
 
 def recalibrate(
@@ -66,13 +68,13 @@ def recalibrate(
     ] = False,
     defects: Defects = None,
     skip_bad: SkipBad = False,
+    product: Product = None,
     out: Out = None,
 ) -> None:
     """Move the decision limit to another promise; writes a new file, whose path is printed last."""
-    from anomaly_spotter.spotter import Spotter
-
     target = _target(bundle, out)
-    old = Spotter.load(bundle)
+    model = open_model(bundle, product)
+    old = detector_of(model, bundle, product)
     with stages() as progress:
         new = old.recalibrate(
             good,
@@ -83,20 +85,21 @@ def recalibrate(
             progress=progress,
             announce=announce,
         )
-    _finish(old, new, target, defects)
+    _tell(old, new, defects)
+    typer.echo(with_detector(model, product, new).save(target))
 
 
 def rates(
     bundle: BundleFile,
     defects: Annotated[Path, typer.Option(help="Folder of a few known defects.")],
     json: JsonFile = None,
+    product: Product = None,
 ) -> None:
     """Show what share of known defects each false reject rate would find. Moves nothing, writes no model."""
     from anomaly_spotter.files import write_json
-    from anomaly_spotter.spotter import Spotter
     from anomaly_spotter.views.terminal import print_rates, rates_to_dict
 
-    spotter = Spotter.load(bundle)
+    spotter = detector_of(open_model(bundle, product), bundle, product)
     found = spotter.recall_at_rates(_pictures(defects))
     print_rates(found)
     for line in found.unreadable:
@@ -118,8 +121,8 @@ def _target(bundle: Path, out: Path | None) -> Path:
     return out
 
 
-def _finish(old: Spotter, new: Spotter, target: Path, defects: Path | None) -> None:
-    """Show what the new detector promises and finds, then write it."""
+def _tell(old: Spotter, new: Spotter, defects: Path | None) -> None:
+    """Show what the new detector promises and finds."""
     from anomaly_spotter.views.terminal import print_rates
 
     found = None if defects is None else new.recall_at_rates(_pictures(defects))
@@ -134,7 +137,6 @@ def _finish(old: Spotter, new: Spotter, target: Path, defects: Path | None) -> N
         print_rates(found)
         for line in found.unreadable:
             announce(f"UNREADABLE  {line}")
-    typer.echo(new.save(target))
 
 
 def _pictures(folder: Path) -> list[Path]:

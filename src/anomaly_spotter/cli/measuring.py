@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from anomaly_spotter.cli.console import announce, interruptible, progress_bar
+from anomaly_spotter.cli.detectors import detector_of, open_model
 from anomaly_spotter.cli.options import (
     Align,
     Budget,
@@ -21,6 +22,7 @@ from anomaly_spotter.cli.options import (
     JsonFile,
     Layout,
     Preset,
+    Product,
     Rate,
     Seed,
     Settings,
@@ -38,16 +40,20 @@ def evaluate(
     layout: Layout = None,
     json: JsonFile = None,
     report: Annotated[Path | None, typer.Option(help="Folder for the HTML report.")] = None,
+    product: Product = None,
 ) -> None:
-    """Measure a bundle on labelled test pictures, at its calibrated threshold."""
+    """Measure a bundle on labelled test pictures, at its calibrated threshold.
+
+    In a model file of several products, the detector of --product, by default that of the category.
+    """
     from anomaly_spotter.files import write_json
     from anomaly_spotter.inputs.layouts import load_dataset
     from anomaly_spotter.reporting import write_evaluation_report
-    from anomaly_spotter.spotter import Spotter
     from anomaly_spotter.views.terminal import print_evaluation
 
-    spotter = Spotter.load(bundle)
+    model = open_model(bundle, product)
     dataset = load_dataset(data, category, layout)
+    spotter = detector_of(model, bundle, product or dataset.category)
     with progress_bar("evaluating") as progress:
         found = spotter.evaluate(dataset, progress=progress)
     print_evaluation(found)

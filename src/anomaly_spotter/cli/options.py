@@ -14,6 +14,9 @@ Data = Annotated[
     Path, typer.Option("--data", help="Data set root, folder of good pictures, or CSV manifest.")
 ]
 Category = Annotated[str | None, typer.Option(help="Category below the data root.")]
+Product = Annotated[
+    str | None, typer.Option(help="Which product, where the model file holds several (its category).")
+]
 Layout = Annotated[
     str | None,
     typer.Option(help="mvtec, folder, csv, visa, btad, kolektor or loco; found by itself if not given."),

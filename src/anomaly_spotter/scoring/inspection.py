@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from anomaly_spotter.inputs.alignment import Reason
-
 
 class Verdict(StrEnum):
     """The decision about one picture."""
@@ -68,7 +66,9 @@ class Inspection:
         notes: Remarks for the user, for example "alpha channel composited on black".
         display_range: Pixel scores that heat maps draw as black and as white. Fixed at calibration so that two
             pictures compare; the picture's own extremes where the settings ask for them.
-        reason: Why the part could not be judged at all (none found, more than one, cut off, misfit), else ``None``.
+        reason: Why the part could not be judged at all (none found, more than one, cut off, misfit, of no known
+            product), else ``None``.
+        product: Whose detector judged, where there are several; ``None`` where there is one, or none was recognised.
     """
 
     verdict: Verdict
@@ -83,7 +83,8 @@ class Inspection:
     source: Path | None = None
     notes: tuple[str, ...] = ()
     display_range: tuple[float, float] = (0.0, 2.0)
-    reason: Reason | None = None
+    reason: str | None = None
+    product: str | None = None
 
 
 def finite(score: float) -> float | None:

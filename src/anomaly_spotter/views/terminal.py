@@ -1,4 +1,4 @@
-"""Results on a terminal: one line per picture, tables for audits, evaluations and bundles; and rows for JSON."""
+"""Results on a terminal: one line per picture, tables for audits and evaluations; and rows for JSON."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from anomaly_spotter.bundle import identity
-from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.inputs.findings import SHORTCUT_AUROC
-from anomaly_spotter.scoring.conformal import Promise, held_out_share
 from anomaly_spotter.scoring.inspection import finite
 from anomaly_spotter.views.wording import likely_range, plural
 
@@ -47,9 +44,10 @@ _PIXEL_ROWS = {
 
 
 def inspection_row(found: Inspection) -> str:
-    """One aligned line: verdict, score, p-value, number of regions, file, remarks."""
+    """One aligned line: verdict, score, p-value, number of regions, file, product, remarks."""
     regions = f"{len(found.regions)} region{'' if len(found.regions) == 1 else 's'}"
-    remarks = [*([found.reason] if found.reason else []), *found.notes]
+    product = f"product {found.product}" if found.product else None
+    remarks = [*filter(None, (product, found.reason)), *found.notes]
     notes = f"  ({'; '.join(remarks)})" if remarks else ""
     return (
         f"{found.verdict.value:<10}  score {found.score:7.3f}  p {found.p_value:6.4f}  "
@@ -61,6 +59,7 @@ def inspection_to_dict(found: Inspection) -> dict[str, Any]:
     """The same as JSON-able values, regions included, without the arrays."""
     return {
         "path": None if found.source is None else str(found.source),
+        "product": found.product,
         "verdict": found.verdict.value,
         "reason": found.reason,
         "score": finite(found.score),
@@ -265,51 +264,9 @@ def rate_words(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def print_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """A bundle's story: what, when, on what, and what it promises."""
-    promise = Promise(**manifest["calibration"]["promise"])
-    console = Console()
-    origin, geometry = manifest["provenance"], manifest["preprocessing"]
-    counts = origin.get("train_counts", {})
-    commit = f" ({origin['commit']})" if origin.get("commit") else ""
-    rows = {
-        "file": str(path),
-        "category": origin.get("category"),
-        "model": f"{origin.get('model')}, preset {origin.get('preset')}, seed {origin.get('seed')}",
-        "canvas": f"{geometry['width']} x {geometry['height']} px, {geometry['channels']} channel(s)",
-        "good pictures": ", ".join(f"{count} {part}" for part, count in counts.items()),
-        "data SHA-256": origin.get("data_sha256"),
-        "trained": f"{origin.get('created')}, {origin.get('epochs')} epochs in {origin.get('fit_seconds')} s",
-        "anomaly-spotter": f"{origin.get('version')}{commit}",
-        "versions": ", ".join(f"{name} {version}" for name, version in origin.get("versions", {}).items()),
-        "decision limit": f"score > {manifest['calibration']['threshold']:.4g}",
-        "promise": promise.words(held_out_share(SpotterConfig.parse(manifest["config"]))),
-        "identity": identity(manifest),
-    }
-    if changes := origin.get("changes"):
-        rows["promise"] = promise.words(1.0)
-        rows |= {f"change {number}": _change(change) for number, change in enumerate(changes, start=1)}
-    table = Table(show_header=False)
-    for label, value in rows.items():
-        table.add_row(label, Text(str(value), overflow="fold"))
-    console.print(table)
-
-
 def number(value: float | None) -> str:
     """Three decimals, or a dash where a measure is not defined."""
     return "–" if value is None else f"{value:.3f}"
-
-
-def _change(change: Mapping[str, Any]) -> str:
-    what = {"extend": "extended", "recalibrate": "recalibrated"}.get(change["how"], change["how"])
-    words = f"{what} {change['when']} from {change['parent'][:16]}…"
-    if "pictures" not in change:
-        return words
-    rejected = len(change["rejected_before"])
-    return (
-        f"{words} with {_plural(change['pictures'], 'good picture')}"
-        f"{f', {rejected} of them rejected before' if rejected else ''} (data SHA-256 {change['data_sha256'][:16]}…)"
-    )
 
 
 def _plural(count: int, noun: str) -> str:
