@@ -151,12 +151,39 @@ def tried(record):
 def test_the_budget_decides_how_many_resolutions_are_tried(large):
     reached = {}
     for budget in (0.001, 1e6):
-        settings = config(preprocessing={"alignment": "none"}, auto={"budget": budget})
+        settings = config(
+            preprocessing={"alignment": "none", "illumination": "none"}, auto={"budget": budget}
+        )
         _, _, told, steps = choose(large, settings)
         reached[budget] = [line.split(",")[1].strip() for line in told if line.startswith("tried")]
         assert steps[-1][1] == len(reached[budget])
     assert reached[0.001] == ["256 x 192"]  # the cheapest is always tried
     assert reached[1e6] == ["256 x 192", "400 x 304"]  # never larger than the pictures
+
+
+def test_light_normalisation_is_tried_at_the_best_resolution_if_the_budget_allows(large):
+    told = {}
+    for budget in (0.001, 1e6):
+        asked = config(preprocessing={"alignment": "none"}, auto={"budget": budget})
+        chosen, record, told[budget], _ = choose(large, asked)
+        assert chosen.preprocessing.illumination == record["chosen"]["illumination"] != "auto"
+    levelled = [line for line in told[1e6] if line.startswith("tried") and "levelled" in line]
+    assert len(levelled) == 2
+    assert not [line for line in told[0.001] if line.startswith("tried") and "levelled" in line]
+
+
+def test_samples_shrink_until_good_resolutions_are_affordable(large):
+    geometries = list(auto._geometries(large, config(preprocessing={"alignment": "none"}), print))
+    counts = [
+        tuple(map(len, auto._samples(300, geometries, config(auto={"budget": budget}))))
+        for budget in (1e6, 50, 25, 0.001)
+    ]
+    assert counts[0] == (40, 160)
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] == (10, 40)
+    assert len(set(counts)) > 2
+    hold, learn = auto._samples(300, geometries, config())
+    assert not set(hold) & set(learn)
 
 
 def test_the_budget_is_spent_cheapest_first(large):

@@ -22,6 +22,8 @@ from tests.conftest import TINY
 EPOCHS = 6
 SETTINGS = [
     "preprocessing.long_side=64",
+    "preprocessing.alignment=none",
+    "model.evidence=[grey]",
     "model.widths=[8, 16, 16, 16]",
     "training.batch_size=8",
     "training.pictures_per_epoch=64",
@@ -196,7 +198,7 @@ def test_ctrl_c_stops_process_all_and_leaves_the_category_unfinished(data_root, 
         str(tmp_path),
     ]
     process = subprocess.Popen(
-        [*verb, "--epochs", "50", *sets], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*verb, "--preset", "unet", "--epochs", "50", *sets], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_for_epochs(process, tmp_path, 1)
     process.send_signal(signal.SIGINT)

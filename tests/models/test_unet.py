@@ -96,7 +96,7 @@ def test_a_stored_model_decides_the_same(evidence):
 
 
 @pytest.mark.parametrize(
-    "missing", ["spread", "network.output.weight", "network.reference", "components", "network.expect.3.bias"]
+    "missing", ["spread", "network.output.weight", "network.reference", "components", "network.expect.2.bias"]
 )
 def test_a_model_that_lacks_something_is_refused(missing):
     settings = config(evidence=EVERYTHING, reference=True)
