@@ -198,7 +198,10 @@ def test_ctrl_c_stops_process_all_and_leaves_the_category_unfinished(data_root, 
         str(tmp_path),
     ]
     process = subprocess.Popen(
-        [*verb, "--preset", "unet", "--epochs", "50", *sets], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*verb, "--preset", "unet", "--epochs", "50", *sets],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     wait_for_epochs(process, tmp_path, 1)
     process.send_signal(signal.SIGINT)

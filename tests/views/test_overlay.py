@@ -80,3 +80,13 @@ def test_mask_picture(make_inspection):
     assert shown.dtype == np.uint8
     np.testing.assert_array_equal(shown == 255, inspection.mask)
     assert set(np.unique(shown)) == {0, 255}
+
+
+def test_a_part_that_cannot_be_judged_shows_its_reason_instead_of_a_score(make_inspection):
+    shown = [
+        overlay(make_inspection(200, 900, defect=False, score=np.inf, reason=reason), banner=True)
+        for reason in (None, "no part found", "more than one part")
+    ]
+    assert (shown[0] != shown[1]).any()
+    assert (shown[1] != shown[2]).any()
+    assert (shown[1][40:] == shown[2][40:]).all()  # only the banner differs

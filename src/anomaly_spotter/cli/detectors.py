@@ -69,10 +69,15 @@ def inspections(
     files: Iterable[Path],
     product: str | None,
     threshold: float | None = None,
+    *,
+    explain: bool = True,
 ) -> Iterator[tuple[Any, Inspection | PictureError]]:
-    """Inspect files in order; where there are several products, as the named one or as each is recognised."""
+    """Inspect files in order; where there are several products, as the named one or as each is recognised.
+
+    ``explain`` asks for the normal look too.
+    """
     from anomaly_spotter.products import ProductSpotter
 
     if isinstance(model, ProductSpotter):
-        return model.inspect_stream(files, product=product, threshold=threshold)
-    return model.inspect_stream(files, threshold=threshold)
+        return model.inspect_stream(files, product=product, threshold=threshold, explain=explain)
+    return model.inspect_stream(files, threshold=threshold, explain=explain)

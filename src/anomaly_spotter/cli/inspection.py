@@ -39,7 +39,8 @@ def predict(
     rows: list[dict[str, Any]] = []
     worst, complete = EXIT_OK, False
     try:
-        for (_, found), path in zip(inspections(spotter, files, product, threshold), files, strict=True):
+        inspected = inspections(spotter, files, product, threshold, explain=False)
+        for (_, found), path in zip(inspected, files, strict=True):
             if isinstance(found, PictureError):
                 worst = EXIT_UNREADABLE
                 rows.append({"path": str(path), "error": str(found)})

@@ -157,7 +157,7 @@ def _with_banner(picture: NDArray[np.uint8], inspection: Inspection) -> NDArray[
     mark = max(1, min(round(max(14, 0.055 * min(rows, columns))), rows, columns))
     pad = mark // 4
     face = lettering.font(max(1, round(mark * 0.8)), bold=True)
-    word = f"{inspection.verdict}  {inspection.score:.2f}"
+    word = f"{inspection.verdict}  {inspection.reason or format(inspection.score, '.2f')}"
     length = round(face.getlength(word))
     canvas = Image.fromarray(picture)
     if mark + length + 5 * pad <= columns and mark + 4 * pad <= rows:

@@ -179,7 +179,10 @@ def _draw_title(canvas: Image.Image, inspection: Inspection, bottom: int) -> Non
         font=name_face,
         anchor="ls",
     )
-    facts = f"score {inspection.score:.2f}   limit {inspection.threshold:.2f}   p-value {_p_value(inspection.p_value)}"
+    facts = (
+        inspection.reason
+        or f"score {inspection.score:.2f}   limit {inspection.threshold:.2f}   p-value {_p_value(inspection.p_value)}"
+    )
     draw.text(
         (left, _MARGIN + 40), lettering.fit(facts, small, right - left), fill=MUTED, font=small, anchor="ls"
     )
