@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     _Pictures = Sequence[NDArray[np.uint8]]
 
 FEWEST = 8  # good pictures from which a choice can be made
-_SIDES = (256, 384, 512, 768, 1024, 1536, 2048)
+_SIDES = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 _APART = 1.2  # resolutions closer than this are not worth two tries
 _LEARN, _HOLD = 160, 40  # pictures at most, to learn candidates from and to test them on
 _SHRINKS = (

@@ -178,3 +178,23 @@ def test_enlarging_keeps_every_cell_in_its_place():
 def test_the_tests_own_extractor_gives_each_cell_its_pixels():
     picture = drawn(1)[0]
     np.testing.assert_array_equal(Pixels()(levels(picture))[2, 5].numpy(), picture[16:24, 40:48, 0].ravel())
+
+
+def test_large_pictures_in_bands_give_the_features_of_the_whole(network, monkeypatch):
+    from anomaly_spotter.models import features
+
+    picture = drawn(1, height=640, width=96)[0]
+    whole = features_of(network, picture)
+    sizes = []
+    bare = type(network.backbone).forward
+    monkeypatch.setattr(
+        type(network.backbone), "forward", lambda self, x: sizes.append(x.shape[2]) or bare(self, x)
+    )
+    monkeypatch.setattr(features, "_BAND", 96 * 128)
+    banded = features_of(network, picture)
+    assert len(sizes) == 5
+    assert max(sizes) == 128 + 2 * 128 + 2 * 16
+    assert banded.shape == whole.shape
+    error = (banded - whole).norm(dim=2) / whole.norm(dim=2)
+    assert error.mean() < 1e-3
+    assert error.max() < 0.02

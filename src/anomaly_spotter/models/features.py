@@ -32,7 +32,10 @@ STRIDE = 8  # canvas pixels per grid cell, both ways
 GRADIENTS = "gradients"
 _BACKBONE = "backbone."
 _ORIENTATIONS = 8
+_COARSEST = 16  # canvas pixels per cell of the coarsest features
 _MIRRORED = 16  # canvas pixels around the picture: a cell of the coarsest features
+_BAND = 2**21  # canvas pixels whose layers are in memory at a time
+_CONTEXT = 128  # rows above and below a band, a multiple of the coarsest stride; beyond them little is seen
 _SAMPLE = 60_000  # cells the principal components are computed from
 
 
@@ -55,7 +58,19 @@ class BackboneFeatures:
         self.backbone = backbone
 
     def __call__(self, levels: Tensor) -> Tensor:
-        """``float32 [H/8, W/8, w4 + w8 + w16]``."""
+        """``float32 [H/8, W/8, w4 + w8 + w16]``; large pictures in bands, so that memory stays bounded."""
+        height, width = levels.shape[2:]
+        rows = max(1, _BAND // (width * _COARSEST)) * _COARSEST
+        if height <= rows + 2 * _CONTEXT:
+            return self._grid(levels)
+        bands = []
+        for top in range(0, height, rows):
+            bottom, first = min(height, top + rows), max(0, top - _CONTEXT)
+            grid = self._grid(levels[:, :, first : min(height, bottom + _CONTEXT)])
+            bands.append(grid[(top - first) // STRIDE : (bottom - first) // STRIDE])
+        return torch.cat(bands)
+
+    def _grid(self, levels: Tensor) -> Tensor:
         # Zeros around the picture would look like an edge, stronger or weaker with the light: mirror it instead.
         mode = "reflect" if min(levels.shape[2:]) > _MIRRORED else "replicate"  # too narrow to be mirrored
         padded = functional.pad(levels, [_MIRRORED] * 4, mode=mode)
