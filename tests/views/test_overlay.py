@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from anomaly_spotter.inputs.preprocess import to_rgb
 from anomaly_spotter.scoring.inspection import Verdict
-from anomaly_spotter.views.overlay import as_rgb, draw_regions, mask_picture, overlay, resized
+from anomaly_spotter.views.overlay import draw_regions, mask_picture, overlay, resized
 
 SHAPES = [(1, 1), (1, 40), (8, 8), (32, 32), (96, 128), (200, 1600), (1600, 200)]
 
@@ -22,7 +23,7 @@ def test_keeps_the_size_of_the_picture(make_inspection, shape, colour, banner):
 
 def test_a_calm_part_keeps_its_look(make_inspection):
     inspection = make_inspection(defect=False)
-    np.testing.assert_array_equal(overlay(inspection), as_rgb(inspection.picture))
+    np.testing.assert_array_equal(overlay(inspection), to_rgb(inspection.picture))
 
 
 def test_heat_and_contour_change_only_the_defect(make_inspection):
@@ -35,7 +36,7 @@ def test_heat_and_contour_change_only_the_defect(make_inspection):
 def test_opacity_zero_leaves_only_contours(make_inspection):
     inspection = make_inspection()
     np.testing.assert_array_equal(
-        overlay(inspection, 0), draw_regions(as_rgb(inspection.picture), inspection.regions)
+        overlay(inspection, 0), draw_regions(to_rgb(inspection.picture), inspection.regions)
     )
     with pytest.raises(ValueError, match=r"opacity must be in \[0, 1\], found 1.5"):
         overlay(inspection, 1.5)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anomaly_spotter.inputs.preprocess import to_rgb
 from anomaly_spotter.views import lettering
 from anomaly_spotter.views.heatmap import heatmap
-from anomaly_spotter.views.overlay import as_rgb
 from anomaly_spotter.views.sheets import contact_sheet, four_panel
 
 
@@ -39,7 +39,7 @@ def test_four_panel_shows_picture_normal_and_heat_map(make_inspection):
 
 def test_small_pictures_are_enlarged_by_whole_factors(make_inspection):
     inspection = make_inspection(32, 32)
-    assert holds(four_panel(inspection), np.kron(as_rgb(inspection.picture), np.ones((8, 8, 1), np.uint8)))
+    assert holds(four_panel(inspection), np.kron(to_rgb(inspection.picture), np.ones((8, 8, 1), np.uint8)))
 
 
 def test_placeholder_without_normal_look(make_inspection):

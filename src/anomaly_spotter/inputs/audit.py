@@ -37,6 +37,7 @@ from anomaly_spotter.inputs.findings import (
     Separation,
 )
 from anomaly_spotter.inputs.headers import read_file
+from anomaly_spotter.inputs.preprocess import to_grey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -106,7 +107,7 @@ def trivial_statistics(picture: Picture | NDArray[np.uint8], file_size: int) -> 
         ``mean_grey`` and ``contrast`` (standard deviation) in grey levels 0 to 255, ``sharpness`` (variance of the
         Laplacian) and ``file_size`` in bytes.
     """
-    grey = _grey(picture.pixels if isinstance(picture, Picture) else picture)
+    grey = to_grey(picture.pixels if isinstance(picture, Picture) else picture)
     mean, deviation = cv2.meanStdDev(grey)
     _, edge = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
     return {
@@ -156,7 +157,7 @@ def _look(sample: Sample, white: int) -> _Record:
         picture.notes,
         hashlib.sha256(data).digest(),
         trivial_statistics(picture, len(data)),
-        thumbnail(_grey(picture.pixels)),
+        thumbnail(to_grey(picture.pixels)),
         _look_at_mask(sample, picture.pixels.shape[:2]),
     )
 
@@ -171,12 +172,6 @@ def _look_at_mask(sample: Sample, shape: tuple[int, int]) -> _MaskState | Fault:
     if sample.is_defect:
         return "fits" if is_marked else "empty"
     return "for good" if is_marked else "fits"
-
-
-def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return (
-        pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
-    )
 
 
 # --- all pictures -----------------------------------------------------------------------------------------------------

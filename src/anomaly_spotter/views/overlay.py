@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from anomaly_spotter.inputs.preprocess import to_rgb
 from anomaly_spotter.views.heatmap import heatmap, unit_scale
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def overlay(inspection: Inspection, opacity: float = 0.45, *, banner: bool = Fal
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be in [0, 1], found {opacity}")
-    picture = as_rgb(inspection.picture)
+    picture = to_rgb(inspection.picture)
     unit = unit_scale(inspection.anomaly_map, *inspection.display_range)
     ramp = np.clip((2 * unit - _CALM) / (1 - _CALM), 0, 1)
     weight = np.float32(opacity) * ramp * ramp * (3 - 2 * ramp)  # [H, W], smooth at both ends
@@ -104,13 +105,6 @@ def resized(inspection: Inspection, width: int, height: int) -> Inspection:
         mask=mask.astype(bool),
         regions=tuple(_moved(region, factor) for region in inspection.regions),
     )
-
-
-def as_rgb(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``uint8 [H, W]`` or ``[H, W, 3]`` as contiguous ``uint8 [H, W, 3]``."""
-    if picture.ndim == 2:
-        return np.repeat(picture[..., None], 3, axis=2)
-    return np.ascontiguousarray(picture)
 
 
 def _resize(picture: NDArray[np.uint8], size: tuple[int, int], how: int) -> NDArray[np.uint8]:

@@ -11,10 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from anomaly_spotter.files import write_atomic
+from anomaly_spotter.inputs.preprocess import to_rgb
 from anomaly_spotter.scoring.inspection import Verdict
 from anomaly_spotter.views import facts, plots, wording
 from anomaly_spotter.views.files import encode_picture
-from anomaly_spotter.views.overlay import as_rgb, overlay, resized
+from anomaly_spotter.views.overlay import overlay, resized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -166,7 +167,7 @@ def _tiles(inspections: Sequence[Inspection]) -> list[dict[str, Any]]:
                 "threshold": inspection.threshold,
                 "p_value": inspection.p_value,
                 "wide": columns > 2 * rows,
-                "picture": _data_uri(as_rgb(shown.picture)),
+                "picture": _data_uri(to_rgb(shown.picture)),
                 "overlay": _data_uri(overlay(shown)),
             }
         )

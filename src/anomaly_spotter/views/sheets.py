@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from anomaly_spotter.inputs.preprocess import to_rgb
 from anomaly_spotter.views import lettering
 from anomaly_spotter.views.heatmap import colour_bar, heatmap
 from anomaly_spotter.views.lettering import INK, LINE, MUTED, PAPER, WELL
-from anomaly_spotter.views.overlay import as_rgb, overlay, resized
+from anomaly_spotter.views.overlay import overlay, resized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,10 +51,10 @@ def four_panel(inspection: Inspection) -> NDArray[np.uint8]:
     width, height = _display_size(columns, rows)
     shown = resized(inspection, width, height)
     panels = (
-        _Panel("Picture", as_rgb(shown.picture), f"{columns} × {rows} pixels"),
+        _Panel("Picture", to_rgb(shown.picture), f"{columns} × {rows} pixels"),
         _Panel(
             "Normal look",
-            None if shown.normal is None else as_rgb(shown.normal),
+            None if shown.normal is None else to_rgb(shown.normal),
             "what the model expects here",
         ),
         _Panel("Heat map", heatmap(shown.anomaly_map, *shown.display_range), scale=shown.display_range),

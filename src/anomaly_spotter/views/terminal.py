@@ -12,7 +12,7 @@ from rich.text import Text
 
 from anomaly_spotter.inputs.findings import SHORTCUT_AUROC
 from anomaly_spotter.scoring.inspection import finite
-from anomaly_spotter.views.wording import likely_range, plural
+from anomaly_spotter.views.wording import likely_range, number, plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -262,11 +262,6 @@ def _with_spread(value: Mapping[str, float] | None) -> str:
 def rate_words(share: float) -> str:
     """``0.005`` as ``0.5 %``."""
     return f"{100 * share:.3g} %"
-
-
-def number(value: float | None) -> str:
-    """Three decimals, or a dash where a measure is not defined."""
-    return "–" if value is None else f"{value:.3f}"
 
 
 def _plural(count: int, noun: str) -> str:
