@@ -21,7 +21,7 @@ from anomaly_spotter.errors import DatasetError
 from anomaly_spotter.inputs.alignment import AlignmentError, fit_aligner
 from anomaly_spotter.inputs.illumination import Illumination
 from anomaly_spotter.inputs.preprocess import MULTIPLE, Preprocessor, to_grey
-from anomaly_spotter.inputs.synthetic import SMALLEST_SIDE, corrupt
+from anomaly_spotter.inputs.synthetic import SMALLEST_SIDE, SYNTHETIC_KINDS, corrupt
 from anomaly_spotter.models import feature_model
 from anomaly_spotter.scoring.location import CELL, LocationScale
 from anomaly_spotter.scoring.maps import image_score, smooth
@@ -52,7 +52,8 @@ _SEEN_WELL = 1024  # canvas pixels of the long side: resolutions up to here are 
 _LIGHTS: tuple[Literal["robust", "background"], ...] = ("robust", "background")
 _MOST_FACTORS = 2**27  # values of local Gaussians; larger canvases would make bundles of gigabytes
 _LIGHT = ((0.95, -6.0), (1.05, 6.0))  # gain and offset in grey levels of a drifting lamp
-_STRENGTHS = (0.35, 0.35, 0.7, 0.7, 1.2, 1.2)  # of the synthetic defects, faint to strong
+_STRENGTHS = (0.35, 0.7, 1.2)  # of the synthetic defects, faint to strong
+_DEFECTS = 8  # copies with synthetic defects of each picture
 _LEAST_TEXTURE = 0.5  # under a synthetic defect, see _texture
 _TEXTURE_SIDE, _TEXTURE_WINDOW = 256, 9  # pixels
 _ATTEMPTS = 4  # to place a defect there
@@ -60,7 +61,7 @@ _SMOOTHING = (4.0, 8.0, 16.0)  # canvas pixels
 _FRACTIONS = (0.0, 0.003, 0.01, 0.02)  # of the map's highest pixels; 0 is the maximum
 _SHARE = 0.6  # of the budget for choosing; the rest fits the chosen one
 _SECONDS_PER_MEGAPIXEL = 0.45  # features and distances on two cores, measured
-_TIE = 0.002  # differences below this are noise: the cheaper candidate wins
+_TIE = 0.002  # resolutions that differ by less are one as good as the other
 _LEAST_WEIGHT = 1e-3  # of a defect that all candidates see alike
 
 
@@ -192,7 +193,7 @@ def choose(
     for done, geometry in enumerate(geometries):
         progress(done, steps)
         candidates += _tried(geometry, trial, announce)
-    best = _cheapest_of_best(_ranked(candidates))[1].geometry
+    best = _chosen(_ranked(candidates))[1].geometry
     spent = sum(geometry.megapixels for geometry in geometries)
     for done, method in enumerate(lights, start=len(geometries)):
         progress(done, steps)
@@ -201,7 +202,7 @@ def choose(
             candidates += _tried(_levelled(best, method, good, learn), trial, announce)
     progress(steps, steps)
     ranking = _ranked(candidates)
-    worth, chosen = _cheapest_of_best(ranking)
+    worth, chosen = _chosen(ranking)
     announce(
         f"chosen: {chosen.words()}; it separates {100 * worth:.1f} % of the telling synthetic defects from held-out "
         f"good pictures, the best of {len(candidates)} candidates {100 * ranking[0][0]:.1f} %"
@@ -273,7 +274,7 @@ def _samples(
     for shrink in _SHRINKS:
         held = min(round(shrink * _HOLD), round(0.4 * count))
         learned = min(round(shrink * _LEARN), count - held)
-        if wanted <= _room(learned + (2 + len(_STRENGTHS)) * held, config.auto.budget):
+        if wanted <= _room(learned + (2 + _DEFECTS) * held, config.auto.budget):
             break
     return order[:held].tolist(), order[held : held + learned].tolist()
 
@@ -310,10 +311,12 @@ def _paint(good: _Pictures, hold: Sequence[int], seed: int) -> list[NDArray[np.u
         picture, donor = _volume(good[index]), _volume(good[hold[position - 1]])
         donor = donor if donor.shape == picture.shape else picture
         texture = _texture(picture)
-        for number, strength in enumerate(_STRENGTHS):
+        for number in range(_DEFECTS):  # one kind each, so that strong kinds do not hide the others
+            kind = SYNTHETIC_KINDS[(position * _DEFECTS + number) % len(SYNTHETIC_KINDS)]
+            strength = _STRENGTHS[number % len(_STRENGTHS)]
             rng = np.random.default_rng([seed, index, number])
             for _ in range(_ATTEMPTS):
-                corrupted, mask = corrupt(picture, donor, rng, strength)
+                corrupted, mask = corrupt(picture, donor, rng, strength, [kind])
                 if mask.any() and texture[mask].mean() > _LEAST_TEXTURE:
                     painted.append(corrupted.squeeze())
                     break
@@ -427,18 +430,48 @@ def _found(good: NDArray[np.float64], defects: NDArray[np.float64]) -> NDArray[n
     return (below + upto) / 2 / len(ordered)
 
 
+def _weights(candidates: Sequence[Candidate]) -> NDArray[np.float64]:
+    """Of the defects: how much candidates differ on them."""
+    return np.asarray(np.stack([one.found for one in candidates]).std(axis=0) + _LEAST_WEIGHT, np.float64)
+
+
 def _ranked(candidates: Sequence[Candidate]) -> list[tuple[float, Candidate]]:
     """Candidates with their worth, best first."""
-    found = np.stack([one.found for one in candidates])  # [candidates, defects]
-    weights = found.std(axis=0) + _LEAST_WEIGHT
-    worth = found @ weights / weights.sum()
+    weights = _weights(candidates)
+    worth = np.array([one.found @ weights / weights.sum() for one in candidates])
     order = np.argsort(-worth, kind="stable")
     return [(float(worth[index]), candidates[index]) for index in order]
 
 
-def _cheapest_of_best(ranking: Sequence[tuple[float, Candidate]]) -> tuple[float, Candidate]:
-    tied = [entry for entry in ranking if entry[0] >= ranking[0][0] - _TIE]
-    return min(tied, key=lambda entry: (entry[1].geometry.megapixels, -entry[0]))
+def _chosen(ranking: Sequence[tuple[float, Candidate]]) -> tuple[float, Candidate]:
+    """The cheapest resolution that ties with the best, and there the simplest candidate not noticeably worse.
+
+    Not noticeably worse is within one standard error of the difference over the defects (Breiman et al., *Classification
+    and regression trees*, 1984). Simpler assumes less: the light as it is, no statistics of each place, no distribution.
+    """
+    tied = [one for worth, one in ranking if worth >= ranking[0][0] - _TIE]
+    geometry = min(tied, key=lambda one: one.geometry.megapixels).geometry
+    rivals = [
+        (worth, one)
+        for worth, one in ranking
+        if one.geometry.aligner is geometry.aligner and one.geometry.long_side == geometry.long_side
+    ]
+    weights = _weights([one for _, one in ranking])
+    best = rivals[0][1]
+
+    def is_noticeably_worse(one: Candidate) -> bool:
+        lost = (best.found - one.found) * weights
+        return float(lost.sum()) > float(np.sqrt(((lost - lost.mean()) ** 2).sum()))
+
+    return min(
+        (entry for entry in rivals if not is_noticeably_worse(entry[1])),
+        key=lambda entry: (
+            entry[1].geometry.light != "none",
+            entry[1].scoring.normalise != "none",
+            entry[1].model != "memory",
+            -entry[0],
+        ),
+    )
 
 
 def _filled_in(config: SpotterConfig, chosen: Candidate) -> SpotterConfig:
