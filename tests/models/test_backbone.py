@@ -8,7 +8,8 @@ import torch
 
 from anomaly_spotter.errors import BundleError, ConfigError, MissingExtraError
 from anomaly_spotter.models import backbone
-from anomaly_spotter.models.backbone import STRIDES, VARIANTS, Backbone
+from anomaly_spotter.models.backbone import Backbone
+from anomaly_spotter.models.lite import STRIDES, VARIANTS
 
 
 def some_levels(channels: int = 3, height: int = 192, width: int = 256) -> torch.Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -19,57 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomaly_spotter.errors import BundleError, ConfigError, MissingExtraError
+from anomaly_spotter.models.lite import VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-STRIDES = (4, 8, 16)
 _EPSILON = 1e-3  # of the batch normalisation, as in TensorFlow
-
-
-@dataclass(frozen=True, slots=True)
-class _Variant:
-    """One member of the family: blocks as (kernel, stride, expansion, channels), and its weights."""
-
-    widths: tuple[int, int, int, int, int]
-    repeats: tuple[int, int, int, int, int]
-    file: str
-    sha256: str
-
-    def blocks(self) -> list[tuple[int, int, int, int]]:
-        """All blocks up to stride 16, in order."""
-        stages = zip(
-            (3, 3, 5, 3, 5), (1, 2, 2, 2, 1), (1, 6, 6, 6, 6), self.widths, self.repeats, strict=True
-        )
-        return [
-            (kernel, stride if first else 1, expansion, width)
-            for kernel, stride, expansion, width, repeats in stages
-            for first in [True] + [False] * (repeats - 1)
-        ]
-
-
-VARIANTS = {
-    "lite0": _Variant(
-        (16, 24, 40, 80, 112),
-        (1, 2, 2, 3, 3),
-        "efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "lite1": _Variant(
-        (16, 24, 40, 80, 112),
-        (1, 3, 3, 4, 4),
-        "efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    ),
-    "lite2": _Variant(
-        (16, 24, 48, 88, 120),
-        (1, 3, 3, 4, 4),
-        "efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
-}
 
 
 class Backbone(nn.Module):
@@ -85,8 +41,7 @@ class Backbone(nn.Module):
             for width_in, (kernel, stride, expansion, width) in zip(widths_in, blocks, strict=False)
         ]
         self.blocks = nn.ModuleList(self.stages)
-        strides = np.cumprod([2, *(stride for _, stride, _, _ in blocks)])[1:]
-        self.taps = [int(np.flatnonzero(strides == stride)[-1]) for stride in STRIDES]
+        self.taps = VARIANTS[name].taps()
         self.widths = [blocks[tap][3] for tap in self.taps]
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from anomaly_spotter.errors import BundleError
-from anomaly_spotter.models.features import STRIDE
+from anomaly_spotter.models.base import STRIDE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from anomaly_spotter.errors import BundleError
 from anomaly_spotter.models.backbone import Backbone
+from anomaly_spotter.models.base import STRIDE
 from anomaly_spotter.models.hub import PREFIX, HubBackbone
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-STRIDE = 8  # canvas pixels per grid cell, both ways
 GRADIENTS = "gradients"
 _BACKBONE = "backbone."
 _ORIENTATIONS = 8

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly_spotter.models.features import STRIDE, PatchFeatures, extractor, levels
+from anomaly_spotter.models.base import STRIDE
+from anomaly_spotter.models.features import PatchFeatures, extractor, levels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anomaly_spotter.errors import BundleError, ConfigError, MissingExtraError
-from anomaly_spotter.models.backbone import STRIDES
+from anomaly_spotter.models.lite import STRIDES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
