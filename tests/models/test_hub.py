@@ -22,9 +22,9 @@ from anomaly_spotter import Spotter
 from anomaly_spotter.bundle import Bundle, read_bundle, write_bundle
 from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.errors import BundleError, ConfigError, MissingExtraError
-from anomaly_spotter.models.lite import STRIDES
 from anomaly_spotter.models.features import BackboneFeatures, extractor, levels
 from anomaly_spotter.models.hub import HubBackbone
+from anomaly_spotter.models.lite import STRIDES
 from tests.models.conftest import drawn
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 PatchCore (Roth et al., CVPR 2022) made position-aware: a patch is compared with what good parts show at its own place
 and one cell around it. For textures, where place means nothing, one memory serves the whole picture (``global``).
-The memory is stored in 8 bit and patches are rounded to bfloat16, so that distances are the same on any processor.
+Patches are rounded to 8 bit, remembered ones and new ones alike, so that squared distances are whole numbers: the same on
+any processor and in any inference engine.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class MemoryModel:
         features: Canvas to patch features.
         bank: ``int8 [P, K, d]``: K good patches at each of P places; P = 1 when places do not count.
         centre: ``float32 [P, d]``, the mean good patch of each place.
-        step: ``float32 [d]``, feature units per count of ``bank``.
+        step: ``float32 [1]``, feature units per count of ``bank``.
         origins: ``int64 [K, 2]``, the exemplar each patch came from, and its cell there (-1: the place itself).
         exemplars: Reduced good pictures that nearest patches are shown from.
     """
@@ -60,11 +61,10 @@ class MemoryModel:
     ) -> None:
         self.features, self.origins, self.exemplars = features, origins, exemplars
         self.bank, self.centre, self.step = bank, centre, step
-        patches = _rounded(bank.float().mul_(step))
-        self._half_norms = torch.linalg.vector_norm(patches, dim=2).square_() / 2  # [P, K]
-        self._columns = patches.transpose(
-            1, 2
-        ).contiguous()  # [P, d, K]: products run along it nearly twice as fast
+        # Whole numbers below 2^24 throughout, so float32 is exact.
+        patches = bank.float()
+        self._half_norms = patches.square().sum(dim=2) / 2  # [P, K]
+        self._columns = patches.transpose(1, 2).contiguous()  # [P, d, K]: products run along it twice as fast
 
     @classmethod
     @torch.inference_mode()
@@ -89,7 +89,7 @@ class MemoryModel:
         centre = patches.mean(dim=1)
         patches = patches - centre[:, None]
         step = _step(patches, rng)
-        bank = patches.div_(step).round_().clamp_(-127, 127).to(torch.int8)
+        bank = _counts(patches, step).to(torch.int8)
         used, exemplar = np.unique(owners, return_inverse=True)
         exemplars = Exemplars.collect((good.canvases[index] for index in good.members[used]), len(used))
         model = cls(good.features, bank, centre, step, np.stack([exemplar, cells], axis=1), exemplars)
@@ -114,7 +114,7 @@ class MemoryModel:
             owners, cells = taken, np.full(len(taken), -1)
             fresh = good.grids[torch.from_numpy(taken)].flatten(1, 2).transpose(0, 1).float()
         fresh = fresh - self.centre[:, None]
-        joining = fresh.div_(self.step).round_().clamp_(-127, 127).to(torch.int8)
+        joining = _counts(fresh, self.step).to(torch.int8)
         bank = torch.cat([self.bank[:, torch.from_numpy(kept)], joining], dim=1)
         used_old, old = np.unique(self.origins[kept, 0], return_inverse=True)
         used_new, new = np.unique(owners, return_inverse=True)
@@ -166,7 +166,7 @@ class MemoryModel:
             bank.ndim != 3
             or bank.shape[2] != depth
             or centre.shape != (len(bank), depth)
-            or step.shape != (depth,)
+            or step.shape != (1,)
             or origins.shape != (bank.shape[1], 2)
         ):
             raise BundleError("the memory's arrays do not fit together; use the original file")
@@ -208,12 +208,12 @@ class MemoryModel:
         queries, squares = self._queries(grid)
         distances = squares - 2 * self._closeness(queries, ignored).amax(dim=2)
         nearest = distances[0] if self._is_global else _to_cells(distances, grid.shape[:2]).amin(dim=0)
-        return nearest.clamp_(min=0).sqrt_().reshape(grid.shape[:2])
+        return nearest.sqrt_().mul_(self.step).reshape(grid.shape[:2])
 
     def _queries(self, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """Each place's cells to compare, centred, ``[P, Q, d]``, and their squared norms ``[P, Q]``."""
+        """Each place's cells to compare, in counts from its centre, ``[P, Q, d]``, and their squared norms ``[P, Q]``."""
         cells = grid[None].flatten(1, 2) if self._is_global else _around(grid)
-        queries = _rounded(cells - self.centre[:, None])
+        queries = _counts(cells - self.centre[:, None], self.step)
         return queries, queries.square().sum(dim=2)
 
     def _closeness(self, queries: Tensor, ignored: Tensor | None = None) -> Tensor:
@@ -277,14 +277,15 @@ def _shares(
     return np.sort(rng.permutation(new)[:taken]), np.sort(rng.permutation(old)[:kept])
 
 
-def _rounded(values: Tensor) -> Tensor:
-    return values.bfloat16().float()
+def _counts(centred: Tensor, step: Tensor) -> Tensor:
+    """Whole numbers -127..127 as floats; overwrites ``centred``."""
+    return centred.div_(step).round_().clamp_(-127, 127)
 
 
 def _step(centred: Tensor, rng: np.random.Generator) -> Tensor:
-    """Per feature, the size of a count so that nearly all values of ``[P, K, d]`` fit into -127..127."""
+    """The size of a count, ``[1]``, so that nearly all values of ``[P, K, d]`` fit into -127..127."""
     flat = centred.reshape(-1, centred.shape[2])
     rows = max(1, _SAMPLE // centred.shape[2])
     sample = flat[torch.from_numpy(rng.integers(len(flat), size=rows))] if len(flat) > rows else flat
-    reach = torch.from_numpy(np.quantile(sample.abs().numpy(), 1 - _CLIPPED, axis=0).astype(np.float32))
-    return (reach / 127).clamp_(min=1e-6)
+    reach = float(np.quantile(sample.abs().numpy(), 1 - _CLIPPED))
+    return torch.tensor([max(reach / 127, 1e-6)])
