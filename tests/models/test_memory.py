@@ -28,13 +28,9 @@ def strange_grid(good: GoodGrids) -> torch.Tensor:
     return good.features.of(picture)
 
 
-def rounded(values: np.ndarray) -> np.ndarray:
-    return torch.from_numpy(np.asarray(values, np.float32)).bfloat16().double().numpy()
-
-
 def brute_force(model: MemoryModel, grid: torch.Tensor, ignored: np.ndarray | None = None) -> np.ndarray:
     """Nearest neighbours by comparing everything with everything, one cell after the other."""
-    patches = rounded(model.bank.numpy().astype(np.float32) * model.step.numpy())  # [P, K, d]
+    patches = model.bank.numpy().astype(np.float64)  # [P, K, d]
     if ignored is not None:
         patches = patches[:, ~ignored]
     centre, cells = model.centre.numpy(), grid.numpy()
@@ -50,8 +46,10 @@ def brute_force(model: MemoryModel, grid: torch.Tensor, ignored: np.ndarray | No
                 for column in range(max(0, x - 1), min(width, x + 2))
             ]
         for place in around:
-            query = rounded(cells[y, x] - centre[place])
-            found[y, x] = min(found[y, x], np.linalg.norm(patches[place] - query, axis=1).min())
+            counts = np.rint((cells[y, x] - centre[place]) / model.step.numpy())
+            query = np.clip(counts, -127, 127)
+            squares = np.square(patches[place] - query).sum(axis=1) + np.square(counts - query).sum()
+            found[y, x] = min(found[y, x], np.sqrt(squares.min()) * float(model.step[0]))
     return found
 
 
@@ -60,14 +58,29 @@ def test_distances_equal_brute_force(good, settings):
     model, _ = MemoryModel.fit(good, settings, seed=0)
     for grid in (strange_grid(good), good.grids[2].float()):
         expected = brute_force(model, grid)
-        np.testing.assert_allclose(model.distances(grid).numpy(), expected, rtol=1e-3, atol=0.02)
+        np.testing.assert_allclose(model.distances(grid).numpy(), expected, rtol=1e-5, atol=1e-5)
     picture = draw(np.random.default_rng(5))
     maps, _ = model.anomaly_maps(np.stack([picture, picture]))
     expected = enlarge(brute_force(model, good.features.of(picture)).astype(np.float32))
     assert maps.shape == (2, 48, 64)
     assert maps.dtype == np.float32
     for one in maps:
-        np.testing.assert_allclose(one, expected, rtol=1e-3, atol=0.02)
+        np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-5)
+
+
+@BOTH
+def test_rounding_moves_distances_by_less_than_the_counts_diagonal(good, settings):
+    model, _ = MemoryModel.fit(good, settings, seed=0)
+    depth = good.grids.shape[3]
+    cells = good.grids.float()
+    patches = cells.reshape(-1, depth) if settings is GLOBAL else cells.flatten(1, 2)
+    shown = good.features.of(draw(np.random.default_rng(6)))
+    if settings is GLOBAL:
+        exact = torch.cdist(shown.reshape(-1, depth), patches).amin(dim=1)
+        found = model.distances(shown).flatten()
+        assert float((found - exact).abs().max()) < float(model.step) * depth**0.5
+    far = shown + 3 * 127 * model.step  # beyond the range: still told apart by how far
+    assert (model.distances(far + model.step * 127) > model.distances(far)).all()
 
 
 @BOTH
@@ -90,7 +103,7 @@ def test_the_map_of_a_picture_is_that_of_the_memory_without_its_own_patches(good
     assert sorted(found) == list(range(9))
     for index, own_map in found.items():
         expected = brute_force(model, good.grids[index].float(), ignored=owners == index)
-        np.testing.assert_allclose(own_map, enlarge(expected.astype(np.float32)), rtol=1e-3, atol=0.02)
+        np.testing.assert_allclose(own_map, enlarge(expected.astype(np.float32)), rtol=1e-5, atol=1e-5)
 
 
 @BOTH
@@ -101,7 +114,7 @@ def test_leaving_a_picture_out_equals_fitting_without_it(good, settings):
         refitted, _ = MemoryModel.fit(without(good, index), settings, seed=0)
         expected = enlarge(refitted.distances(good.grids[index].float()).numpy())
         assert expected.min() > 0
-        np.testing.assert_allclose(own_map, expected, rtol=0.03, atol=0.2)
+        assert np.abs(own_map - expected).mean() < 0.05 * expected.mean()
 
 
 @BOTH
@@ -113,7 +126,7 @@ def test_leaving_a_picture_out_nearly_equals_starting_anew_without_it(settings):
         others = GoodGrids.fit(pictures[:index] + pictures[index + 1 :], settings, seed=0)
         refitted, _ = MemoryModel.fit(others, settings, seed=0)
         expected = refitted.anomaly_maps(pictures[index][None])[0][0]
-        assert np.abs(own_map - expected).mean() < 0.05 * expected.mean()
+        assert np.abs(own_map - expected).mean() < 0.08 * expected.mean()
 
 
 @BOTH
@@ -240,7 +253,7 @@ def test_a_global_memory_is_bounded_and_leaves_out_what_it_kept(good, monkeypatc
     assert float(off.amin(dim=1).max()) < 1
     for index, own_map in left_out():
         expected = brute_force(model, good.grids[index].float(), ignored=owners == index)
-        np.testing.assert_allclose(own_map, enlarge(expected.astype(np.float32)), rtol=1e-3, atol=0.02)
+        np.testing.assert_allclose(own_map, enlarge(expected.astype(np.float32)), rtol=1e-5, atol=1e-5)
 
 
 def test_of_too_many_pictures_those_that_are_no_members_are_compared_with_all(monkeypatch):

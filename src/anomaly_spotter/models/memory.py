@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _LARGEST = 64 * 2**20  # values of the memory: a byte each on disk, four in use
 _GLOBAL_PATCHES = 8192  # of a memory without places
 _CLIPPED = 1e-5  # share of values that the 8-bit range may cut
+_RANGE = 127  # counts either way in 8 bits
 _OLD = -2  # owner of patches of pictures that are not at hand
 _SAMPLE = 2**22  # values that share is estimated from
 
@@ -89,7 +90,7 @@ class MemoryModel:
         centre = patches.mean(dim=1)
         patches = patches - centre[:, None]
         step = _step(patches, rng)
-        bank = _counts(patches, step).to(torch.int8)
+        bank = _counts(patches, step)
         used, exemplar = np.unique(owners, return_inverse=True)
         exemplars = Exemplars.collect((good.canvases[index] for index in good.members[used]), len(used))
         model = cls(good.features, bank, centre, step, np.stack([exemplar, cells], axis=1), exemplars)
@@ -114,7 +115,7 @@ class MemoryModel:
             owners, cells = taken, np.full(len(taken), -1)
             fresh = good.grids[torch.from_numpy(taken)].flatten(1, 2).transpose(0, 1).float()
         fresh = fresh - self.centre[:, None]
-        joining = _counts(fresh, self.step).to(torch.int8)
+        joining = _counts(fresh, self.step)
         bank = torch.cat([self.bank[:, torch.from_numpy(kept)], joining], dim=1)
         used_old, old = np.unique(self.origins[kept, 0], return_inverse=True)
         used_new, new = np.unique(owners, return_inverse=True)
@@ -204,17 +205,25 @@ class MemoryModel:
 
     @torch.inference_mode()
     def distances(self, grid: Tensor, ignored: Tensor | None = None) -> Tensor:
-        """Distance of each cell of ``[h, w, d]`` to its nearest patch, ``[h, w]``; ``bool [K]`` patches are ignored."""
+        """Distance of each cell of ``[h, w, d]`` to its nearest patch, ``[h, w]``; ``bool [K]`` patches are ignored.
+
+        What of a cell lies beyond the 8-bit range counts as a distance of its own, at a right angle to the rest.
+        """
         queries, squares = self._queries(grid)
         distances = squares - 2 * self._closeness(queries, ignored).amax(dim=2)
         nearest = distances[0] if self._is_global else _to_cells(distances, grid.shape[:2]).amin(dim=0)
         return nearest.sqrt_().mul_(self.step).reshape(grid.shape[:2])
 
     def _queries(self, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """Each place's cells to compare, in counts from its centre, ``[P, Q, d]``, and their squared norms ``[P, Q]``."""
+        """Each place's cells to compare, in counts from its centre, ``[P, Q, d]``, and their squared norms ``[P, Q]``.
+
+        The norms include what lies beyond the range that the counts are cut to.
+        """
         cells = grid[None].flatten(1, 2) if self._is_global else _around(grid)
-        queries = _counts(cells - self.centre[:, None], self.step)
-        return queries, queries.square().sum(dim=2)
+        counts = (cells - self.centre[:, None]).div_(self.step).round_()
+        queries = counts.clamp(-_RANGE, _RANGE)
+        beyond = (counts - queries).square_().sum(dim=2)
+        return queries, queries.square().sum(dim=2).add_(beyond)
 
     def _closeness(self, queries: Tensor, ignored: Tensor | None = None) -> Tensor:
         """``q . b - |b|^2 / 2`` for every query and patch, ``[P, Q, K]``: the largest belongs to the nearest."""
@@ -278,8 +287,8 @@ def _shares(
 
 
 def _counts(centred: Tensor, step: Tensor) -> Tensor:
-    """Whole numbers -127..127 as floats; overwrites ``centred``."""
-    return centred.div_(step).round_().clamp_(-127, 127)
+    """Whole numbers in 8 bits; overwrites ``centred``."""
+    return centred.div_(step).round_().clamp_(-_RANGE, _RANGE).to(torch.int8)
 
 
 def _step(centred: Tensor, rng: np.random.Generator) -> Tensor:
@@ -288,4 +297,4 @@ def _step(centred: Tensor, rng: np.random.Generator) -> Tensor:
     rows = max(1, _SAMPLE // centred.shape[2])
     sample = flat[torch.from_numpy(rng.integers(len(flat), size=rows))] if len(flat) > rows else flat
     reach = float(np.quantile(sample.abs().numpy(), 1 - _CLIPPED))
-    return torch.tensor([max(reach / 127, 1e-6)])
+    return torch.tensor([max(reach / _RANGE, 1e-6)])
