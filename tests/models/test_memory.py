@@ -114,7 +114,7 @@ def test_leaving_a_picture_out_equals_fitting_without_it(good, settings):
         refitted, _ = MemoryModel.fit(without(good, index), settings, seed=0)
         expected = enlarge(refitted.distances(good.grids[index].float()).numpy())
         assert expected.min() > 0
-        assert np.abs(own_map - expected).mean() < 0.05 * expected.mean()
+        assert np.abs(own_map - expected).mean() < 0.1 * expected.mean()
 
 
 @BOTH
@@ -126,7 +126,7 @@ def test_leaving_a_picture_out_nearly_equals_starting_anew_without_it(settings):
         others = GoodGrids.fit(pictures[:index] + pictures[index + 1 :], settings, seed=0)
         refitted, _ = MemoryModel.fit(others, settings, seed=0)
         expected = refitted.anomaly_maps(pictures[index][None])[0][0]
-        assert np.abs(own_map - expected).mean() < 0.08 * expected.mean()
+        assert np.abs(own_map - expected).mean() < 0.1 * expected.mean()
 
 
 @BOTH
