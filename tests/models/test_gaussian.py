@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.distance import mahalanobis
 
 from anomaly_spotter.errors import BundleError
-from anomaly_spotter.models.features import enlarge
+from anomaly_spotter.models.cells import enlarge
 from anomaly_spotter.models.gaussian import GaussianModel
 from anomaly_spotter.models.grids import GoodGrids
 from tests.models.conftest import config, draw, drawn, synthetic, without

@@ -16,7 +16,7 @@ from anomaly_spotter.fitting import calibrate, fit_model
 from anomaly_spotter.inputs.decode import Picture
 from anomaly_spotter.inputs.preprocess import Preprocessor
 from anomaly_spotter.models import feature_model
-from anomaly_spotter.models.features import enlarge
+from anomaly_spotter.models.cells import enlarge
 from anomaly_spotter.scoring.calibration import Calibration
 from anomaly_spotter.scoring.decision import Judge
 from anomaly_spotter.scoring.inspection import Verdict

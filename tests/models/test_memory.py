@@ -8,7 +8,7 @@ import torch
 
 from anomaly_spotter.errors import BundleError
 from anomaly_spotter.models import memory
-from anomaly_spotter.models.features import enlarge
+from anomaly_spotter.models.cells import enlarge
 from anomaly_spotter.models.grids import GoodGrids
 from anomaly_spotter.models.memory import MemoryModel
 from tests.models.conftest import config, draw, drawn, synthetic, without
@@ -48,8 +48,11 @@ def brute_force(model: MemoryModel, grid: torch.Tensor, ignored: np.ndarray | No
         for place in around:
             counts = np.rint((cells[y, x] - centre[place]) / model.step.numpy())
             query = np.clip(counts, -127, 127)
-            squares = np.square(patches[place] - query).sum(axis=1) + np.square(counts - query).sum()
-            found[y, x] = min(found[y, x], np.sqrt(squares.min()) * float(model.step[0]))
+            squares = (
+                np.square(patches[place] - query).sum(axis=1) + np.square(patches[place]).sum(axis=1) % 2
+            )
+            nearest = squares.min() + np.square(counts - query).sum()
+            found[y, x] = min(found[y, x], np.sqrt(nearest) * float(model.step[0]))
     return found
 
 

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     """Gives (picture, raw map ``float32 [H, W]``) of good pictures by models that do not know the picture itself."""
 
 
-STRIDE = 8  # canvas pixels per cell of the patch features, both ways
-
-
 class AnomalyModel(Protocol):
     """A fitted detector. New models are one file with this shape plus one line in the registry."""
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from anomaly_spotter.errors import BundleError
-from anomaly_spotter.models.base import STRIDE
+from anomaly_spotter.models.cells import STRIDE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -83,6 +83,21 @@ class Exemplars:
             "exemplar_ends": self.ends,
             "exemplar_canvas": np.array(self.canvas, np.int64),
         }
+
+    def shown(
+        self, patches: NDArray[np.int64], places: NDArray[np.int64], origins: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """A canvas picture of what a memory's patches look like.
+
+        Args:
+            patches: ``int64 [h * w]``, the patch for each cell.
+            places: ``int64 [h * w]``, the place it was found at.
+            origins: ``int64 [K, 2]``, the exemplar of each patch, and its cell there (-1: the place itself).
+        """
+        size = (self.canvas[0] // STRIDE, self.canvas[1] // STRIDE)
+        chosen = origins[patches]
+        cells = np.where(chosen[:, 1] < 0, places, chosen[:, 1])
+        return self.compose(chosen[:, 0].reshape(size), cells.reshape(size))
 
     def compose(self, pictures: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Assemble a canvas picture from patches of the exemplars.

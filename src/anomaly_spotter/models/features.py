@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self, cast
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch.nn import functional
 
 from anomaly_spotter.errors import BundleError
 from anomaly_spotter.models.backbone import Backbone
-from anomaly_spotter.models.base import STRIDE
+from anomaly_spotter.models.cells import STRIDE
 from anomaly_spotter.models.hub import PREFIX, HubBackbone
 
 if TYPE_CHECKING:
@@ -210,9 +209,3 @@ class PatchFeatures:
 def levels(canvas: NDArray[np.uint8]) -> Tensor:
     """``uint8 [H, W, C] -> float32 [1, C, H, W]`` in 0..255."""
     return torch.from_numpy(np.ascontiguousarray(canvas.transpose(2, 0, 1)))[None].float()
-
-
-def enlarge(grid_map: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A value per grid cell -> a value per canvas pixel, ``float32 [H, W]``, bilinear."""
-    size = (grid_map.shape[1] * STRIDE, grid_map.shape[0] * STRIDE)
-    return np.asarray(cv2.resize(grid_map, size, interpolation=cv2.INTER_LINEAR), dtype=np.float32)

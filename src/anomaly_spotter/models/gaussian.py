@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from anomaly_spotter.errors import BundleError
-from anomaly_spotter.models.features import PatchFeatures, enlarge
+from anomaly_spotter.models.cells import enlarge
+from anomaly_spotter.models.features import PatchFeatures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

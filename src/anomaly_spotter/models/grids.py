@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly_spotter.models.base import STRIDE
+from anomaly_spotter.models.cells import STRIDE
 from anomaly_spotter.models.features import PatchFeatures, extractor, levels
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from anomaly_spotter.errors import BundleError
 from anomaly_spotter.models.exemplars import Exemplars
-from anomaly_spotter.models.features import PatchFeatures, enlarge
+from anomaly_spotter.models.cells import enlarge, nearest
+from anomaly_spotter.models.features import PatchFeatures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +65,7 @@ class MemoryModel:
         self.bank, self.centre, self.step = bank, centre, step
         # Whole numbers below 2^24 throughout, so float32 is exact.
         patches = bank.float()
-        self._half_norms = patches.square().sum(dim=2) / 2  # [P, K]
+        self._half_norms = (patches.square().sum(dim=2) / 2).ceil()  # [P, K]
         self._columns = patches.transpose(1, 2).contiguous()  # [P, d, K]: products run along it twice as fast
 
     @classmethod
@@ -215,9 +216,9 @@ class MemoryModel:
         return nearest.sqrt_().mul_(self.step).reshape(grid.shape[:2])
 
     def _queries(self, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """Each place's cells to compare, in counts from its centre, ``[P, Q, d]``, and their squared norms ``[P, Q]``.
+        """Each place's cells to compare, in counts from its centre, cut to 8 bits, ``[P, Q, d]``, and their squared norms ``[P, Q]``.
 
-        The norms include what lies beyond the range that the counts are cut to.
+        The norms include what was cut off.
         """
         cells = grid[None].flatten(1, 2) if self._is_global else _around(grid)
         counts = (cells - self.centre[:, None]).div_(self.step).round_()
@@ -226,7 +227,7 @@ class MemoryModel:
         return queries, queries.square().sum(dim=2).add_(beyond)
 
     def _closeness(self, queries: Tensor, ignored: Tensor | None = None) -> Tensor:
-        """``q . b - |b|^2 / 2`` for every query and patch, ``[P, Q, K]``: the largest belongs to the nearest."""
+        """``q . b - |b|^2 / 2``, the latter rounded up, for every query and patch, ``[P, Q, K]``: the largest is nearest."""
         bias = self._half_norms
         if ignored is not None:
             bias = bias.masked_fill(ignored, torch.inf)
@@ -236,19 +237,8 @@ class MemoryModel:
     def _nearest_normal(self, grid: Tensor) -> NDArray[np.uint8]:
         queries, squares = self._queries(grid)
         closest, patch = self._closeness(queries).max(dim=2)
-        height, width = grid.shape[:2]
-        places = torch.arange(height * width)
-        if self._is_global:
-            winner = patch[0]
-        else:
-            by_offset = _to_cells(squares - 2 * closest, (height, width))
-            offset = by_offset.argmin(dim=0).flatten()
-            winner = _to_cells(patch.float(), (height, width)).flatten(1).gather(0, offset[None])[0].long()
-            rows, columns = places // width - (offset // 3 - 1), places % width - (offset % 3 - 1)
-            places = rows * width + columns
-        origins = self.origins[winner.numpy()]
-        cells = np.where(origins[:, 1] < 0, places.numpy(), origins[:, 1])
-        return self.exemplars.compose(origins[:, 0].reshape(height, width), cells.reshape(height, width))
+        found = (squares - 2 * closest).numpy(), patch.numpy()
+        return self.exemplars.shown(*nearest(*found, (grid.shape[0], grid.shape[1])), self.origins)
 
 
 def _around(grid: Tensor) -> Tensor:

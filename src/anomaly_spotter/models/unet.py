@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from anomaly_spotter.errors import BundleError
 from anomaly_spotter.inputs.preprocess import from_network, to_network
-from anomaly_spotter.models.base import STRIDE
+from anomaly_spotter.models.cells import STRIDE
 from anomaly_spotter.models.features import PatchFeatures
 
 if TYPE_CHECKING:
