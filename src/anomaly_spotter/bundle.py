@@ -15,7 +15,7 @@ import json
 import re
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +60,7 @@ class Bundle:
         calibration: The fitted constants.
         provenance: What was trained on what, when and with which versions.
         arrays: Learned arrays by name: ``model.*``, ``preprocessing.*``, ``location.*`` and ``known.*``.
+        read_as: What a bundle that was read from a file is known by on this machine; no need to hash it again.
     """
 
     config: dict[str, Any]
@@ -67,6 +68,7 @@ class Bundle:
     calibration: dict[str, Any]
     provenance: dict[str, Any]
     arrays: Mapping[str, NDArray[np.generic]]
+    read_as: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def read_bundle(path: Path) -> Bundle:
             f"{path} holds several products ({', '.join(names)}); open it with ProductSpotter.load or "
             "anomaly_spotter.load"
         )
-    return _bundle(manifest, _read_arrays(path, manifest))
+    return _bundle(manifest, _read_arrays(path, manifest), identity(manifest))
 
 
 def read_products(path: Path) -> ProductsBundle:
@@ -125,8 +127,9 @@ def read_products(path: Path) -> ProductsBundle:
             f"{path} holds one detector, not several products; open it with Spotter.load or anomaly_spotter.load"
         )
     arrays = _read_arrays(path, manifest)
+    whole = identity(manifest)
     products = {
-        detector["name"]: _bundle(detector, under(f"{number}.", arrays))
+        detector["name"]: _bundle(detector, under(f"{number}.", arrays), f"{whole}.{number}")
         for number, detector in enumerate(manifest["products"])
     }
     return ProductsBundle(products, manifest["recogniser"], under(_RECOGNISER, arrays))
@@ -234,8 +237,8 @@ def _sections(bundle: Bundle) -> dict[str, Any]:
     return {section: getattr(bundle, section) for section in _SECTIONS}
 
 
-def _bundle(sections: Mapping[str, Any], arrays: Mapping[str, NDArray[np.generic]]) -> Bundle:
-    return Bundle(**{section: sections[section] for section in _SECTIONS}, arrays=arrays)
+def _bundle(sections: Mapping[str, Any], arrays: Mapping[str, NDArray[np.generic]], read_as: str) -> Bundle:
+    return Bundle(**{section: sections[section] for section in _SECTIONS}, arrays=arrays, read_as=read_as)
 
 
 def _are_products(detectors: list[Any]) -> bool:

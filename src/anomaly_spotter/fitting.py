@@ -164,7 +164,7 @@ def fit(
             "skipped": [reason for _, reason in good.skipped] + list(refused.values()),
             "notes": dict(good.notes),
         },
-        Known.of(good.fingerprints),
+        Known.of(good.fingerprints, canvases),
     )
 
 

@@ -16,7 +16,7 @@ from scipy.special import bdtrc
 
 from anomaly_spotter import provenance
 from anomaly_spotter.config import SpotterConfig
-from anomaly_spotter.errors import DatasetError, PictureError, SpotterError
+from anomaly_spotter.errors import ConfigError, DatasetError, PictureError, SpotterError
 from anomaly_spotter.fitting import BATCH, judged
 from anomaly_spotter.inputs.layouts import Dataset, load_dataset
 from anomaly_spotter.inputs.store import Canvases, read_good
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from anomaly_spotter.fitting import Progress
     from anomaly_spotter.inputs.store import GoodPictures
-    from anomaly_spotter.models.base import AnomalyModel, FeatureModel, LeftOut
+    from anomaly_spotter.models.base import FeatureModel, InspectingModel, LeftOut
 
 _SURPRISING = 1e-3  # chance below which the number of rejected pictures is worth a warning
 _APART = 3.3  # deviations of the rank sum from which old and new scores are called different
@@ -153,6 +153,7 @@ def extend(
         Known(
             spotter.known.learned | (fresh.fingerprints if learns else frozenset()),
             spotter.known.calibrated | fresh.fingerprints,
+            spotter.known.examples,
         ),
     )
 
@@ -208,7 +209,7 @@ def recalibrate(
         tell(remark)
     story = _changed(spotter, "recalibrate", fresh)
     story["train_counts"] = {**story.get("train_counts", {}), "calibration": len(calibration.scores)}
-    known = Known(spotter.known.learned, fresh.fingerprints)
+    known = Known(spotter.known.learned, fresh.fingerprints, spotter.known.examples)
     return Spotter(config, spotter.preprocessor, spotter.model, calibration, story, spotter.location, known)
 
 
@@ -293,7 +294,7 @@ def _maps(
         report(index + 1, len(canvases))
 
 
-def _raw_maps(model: AnomalyModel, canvases: Canvases) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _raw_maps(model: InspectingModel, canvases: Canvases) -> Iterator[tuple[int, NDArray[np.float32]]]:
     for start in range(0, len(canvases), BATCH):
         maps, _ = model.anomaly_maps(np.stack(canvases[start : start + BATCH]))
         yield from enumerate(maps, start)
@@ -318,12 +319,14 @@ def _rejected(spotter: Spotter, fresh: _Fresh, tell: Callable[[str], None]) -> l
     return [*rejected, *(fresh.refused.values())]
 
 
-def _taught(spotter: Spotter, canvases: Canvases, report: Progress) -> tuple[AnomalyModel, LeftOut]:
+def _taught(spotter: Spotter, canvases: Canvases, report: Progress) -> tuple[InspectingModel, LeftOut]:
     """The model with the new pictures, and their raw maps by models that do not know the picture itself."""
     if spotter.config.model.name == "unet":
         return spotter.model, partial(_raw_maps, spotter.model, canvases)
     from anomaly_spotter.models.grids import GoodGrids
 
+    if not hasattr(spotter.model, "extended"):
+        raise ConfigError("only PyTorch can teach a model; load it with engine='torch'")
     old, seed = cast("FeatureModel", spotter.model), spotter.config.training.seed
     grids = GoodGrids.of(old.features, canvases, seed, partial(report, "learning"))
     return old.extended(grids, spotter.config.model, seed)

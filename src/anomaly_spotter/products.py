@@ -22,6 +22,8 @@ from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.errors import BundleError, PictureError, SpotterError
 from anomaly_spotter.inputs.layouts import load_dataset
 from anomaly_spotter.inputs.store import read_ahead
+from anomaly_spotter.recognition import Recogniser
+from anomaly_spotter.runtime import uses_torch
 from anomaly_spotter.scoring.decision import refused
 from anomaly_spotter.spotter import Spotter
 from anomaly_spotter.streaming import one_or_all, require_number
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from anomaly_spotter.fitting import Progress
     from anomaly_spotter.inputs.decode import Picture
     from anomaly_spotter.inputs.layouts import Dataset
-    from anomaly_spotter.recognition import Recogniser, Recognition
+    from anomaly_spotter.recognition import Recognition
     from anomaly_spotter.scoring.inspection import Inspection
     from anomaly_spotter.streaming import Source
 
@@ -42,15 +44,23 @@ if TYPE_CHECKING:
     """A picture as it is decoded, by white level."""
 
 
-def load(path: str | Path) -> Spotter | ProductSpotter:
+def load(
+    path: str | Path, *, engine: str | None = None, announce: Callable[[str], None] | None = None
+) -> Spotter | ProductSpotter:
     """Read a ``.spot`` file of one detector or of several products, whichever it is; runs no code from it.
+
+    Args:
+        path: The file.
+        engine: As for :meth:`Spotter.load`.
+        announce: As for :meth:`Spotter.load`.
 
     Raises:
         BundleError: Missing, truncated, foreign, of another format version, or edited.
-        MissingExtraError: PyTorch is not installed.
+        ConfigError: No such engine, or a model runs in PyTorch only.
+        MissingExtraError: The engine is not installed.
     """
-    several = product_names(read_manifest(Path(path)))
-    return ProductSpotter.load(path) if several else Spotter.load(path)
+    kind = ProductSpotter if product_names(read_manifest(Path(path))) else Spotter
+    return kind.load(path, engine=engine, announce=announce)
 
 
 class ProductSpotter:
@@ -255,21 +265,34 @@ class ProductSpotter:
         return write_bundle(Path(path), self._to_bundle())
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        engine: str | None = None,
+        announce: Callable[[str], None] | None = None,
+    ) -> Self:
         """Read a ``.spot`` file of several products; runs no code from it.
+
+        Args:
+            path: The file.
+            engine: As for :meth:`Spotter.load`.
+            announce: As for :meth:`Spotter.load`.
 
         Raises:
             BundleError: Missing, truncated, foreign, of another format version, edited, or of one detector.
-            MissingExtraError: PyTorch is not installed.
+            ConfigError: No such engine, or a model runs in PyTorch only.
+            MissingExtraError: The engine is not installed.
         """
         stored = read_products(Path(path))
-        spotters = {name: Spotter.from_bundle(own, path) for name, own in stored.products.items()}
-        from anomaly_spotter.recognition import (
-            Recogniser,  # needs PyTorch, which a detector asks for in words
-        )
-
+        spotters = {
+            name: Spotter.from_bundle(own, path, engine=engine, announce=announce)
+            for name, own in stored.products.items()
+        }
         try:
-            recogniser = Recogniser.from_parts(len(spotters), stored.recogniser, stored.arrays)
+            recogniser = Recogniser.from_parts(
+                len(spotters), stored.recogniser, stored.arrays, with_torch=uses_torch(engine)
+            )
         except (TypeError, KeyError, ValueError) as error:
             raise BundleError(
                 f"{path}: the manifest does not fit this version ({error}); train again"

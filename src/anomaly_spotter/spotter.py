@@ -19,6 +19,7 @@ from anomaly_spotter.inputs.preprocess import Preprocessor
 from anomaly_spotter.inputs.store import read_ahead
 from anomaly_spotter.known import Known
 from anomaly_spotter.models import model_class
+from anomaly_spotter.runtime import Parts, compiled, uses_torch
 from anomaly_spotter.scoring.calibration import Calibration
 from anomaly_spotter.scoring.conformal import held_out_share
 from anomaly_spotter.scoring.decision import Judge
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from anomaly_spotter.evaluation import Evaluation
     from anomaly_spotter.fitting import Progress
     from anomaly_spotter.living import KnownDefects
-    from anomaly_spotter.models.base import AnomalyModel
+    from anomaly_spotter.models.base import InspectingModel
     from anomaly_spotter.scoring.inspection import Inspection
 
 
@@ -60,7 +61,7 @@ class Spotter:
         self,
         config: SpotterConfig,
         preprocessor: Preprocessor,
-        model: AnomalyModel,
+        model: InspectingModel,
         calibration: Calibration,
         provenance: dict[str, Any],
         location: LocationScale | None = None,
@@ -316,23 +317,39 @@ class Spotter:
         )
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        engine: str | None = None,
+        announce: Callable[[str], None] | None = None,
+    ) -> Self:
         """Read a ``.spot`` file; runs no code from it.
+
+        Args:
+            path: The file.
+            engine: What runs the model: ``torch``, ``onnxruntime``, ``openvino``, ``openvino-bf16``, or ``auto`` for
+                the fastest installed engine that decides the same, measured once per machine. If not given,
+                ``torch`` where it is installed. Only ``torch`` can :meth:`extend` what was learned.
+            announce: Told in one line when a measurement takes place, and what it found.
 
         Raises:
             BundleError: Missing, truncated, foreign, of another format version, edited, or of several products.
-            MissingExtraError: PyTorch is not installed.
+            ConfigError: No such engine, or the model runs in PyTorch only.
+            MissingExtraError: The engine is not installed.
         """
-        return cls.from_bundle(read_bundle(Path(path)), path)
+        return cls.from_bundle(read_bundle(Path(path)), path, engine=engine, announce=announce)
 
     @classmethod
-    def from_bundle(cls, stored: Bundle, path: str | Path) -> Self:
-        """Inverse of :meth:`to_bundle`; ``path`` stands in error messages.
-
-        Raises:
-            BundleError: The contents do not fit together, or do not fit this version.
-            MissingExtraError: PyTorch is not installed.
-        """
+    def from_bundle(
+        cls,
+        stored: Bundle,
+        path: str | Path,
+        *,
+        engine: str | None = None,
+        announce: Callable[[str], None] | None = None,
+    ) -> Self:
+        """Inverse of :meth:`to_bundle`, as :meth:`load`; ``path`` stands in error messages."""
         try:
             config = SpotterConfig.parse(stored.config)
             preprocessor = Preprocessor.from_parts(
@@ -347,7 +364,11 @@ class Spotter:
             raise BundleError(
                 f"{path}: the manifest does not fit this version ({error}); train again"
             ) from None
-        model = model_class(config.model.name).from_state(
-            config.model, preprocessor.channels, under("model.", stored.arrays)
-        )
+        arrays = under("model.", stored.arrays)
+        model: InspectingModel
+        if uses_torch(engine):
+            model = model_class(config.model.name).from_state(config.model, preprocessor.channels, arrays)
+        else:
+            parts = Parts(config, preprocessor, calibration, location, known, arrays)
+            model = compiled(parts, engine or "auto", stored.read_as or identity(stored), announce)
         return cls(config, preprocessor, model, calibration, stored.provenance, location, known)

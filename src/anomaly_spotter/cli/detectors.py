@@ -16,15 +16,35 @@ if TYPE_CHECKING:
     from anomaly_spotter.spotter import Spotter
 
 
+def open_for_inspection(bundle: Path, product: str | None, engine: str | None) -> Spotter | ProductSpotter:
+    """Read a model file to inspect with it, on the fastest engine if none is named.
+
+    Raises:
+        SpotterError: It does not hold the product, cannot be read, or does not run on the engine.
+    """
+    from anomaly_spotter.cli.console import announce
+    from anomaly_spotter.products import load
+    from anomaly_spotter.runtime import fastest_installed
+
+    return _of_product(load(bundle, engine=engine or fastest_installed(), announce=announce), bundle, product)
+
+
 def open_model(bundle: Path, product: str | None) -> Spotter | ProductSpotter:
-    """Read a model file.
+    """Read a model file to work on what it has learned.
 
     Raises:
         SpotterError: It does not hold the product, or cannot be read.
     """
-    from anomaly_spotter.products import ProductSpotter, load
+    from anomaly_spotter.products import load
 
-    model = load(bundle)
+    return _of_product(load(bundle), bundle, product)
+
+
+def _of_product(
+    model: Spotter | ProductSpotter, bundle: Path, product: str | None
+) -> Spotter | ProductSpotter:
+    from anomaly_spotter.products import ProductSpotter
+
     if product is None:
         return model
     if isinstance(model, ProductSpotter):

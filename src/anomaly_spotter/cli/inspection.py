@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from anomaly_spotter.cli.console import EXIT_DEFECT, EXIT_OK, EXIT_UNREADABLE
-from anomaly_spotter.cli.detectors import inspections, open_model
-from anomaly_spotter.cli.options import BundleFile, JsonFile, Pictures, Product
+from anomaly_spotter.cli.detectors import inspections, open_for_inspection
+from anomaly_spotter.cli.options import BundleFile, Engine, JsonFile, Pictures, Product
 from anomaly_spotter.errors import PictureError, SpotterError
 
 
@@ -22,6 +22,7 @@ def predict(
         float | None, typer.Option(help="Decision limit instead of the calibrated one (1.0 = as calibrated).")
     ] = None,
     product: Product = None,
+    engine: Engine = None,
 ) -> None:
     """Decide about pictures, one row each. Exit 0: all OK, 1: some DEFECT, 3: some unreadable, 2: error.
 
@@ -33,7 +34,7 @@ def predict(
     from anomaly_spotter.views.overlay import mask_picture, overlay
     from anomaly_spotter.views.terminal import inspection_row, inspection_to_dict
 
-    spotter = open_model(bundle, product)
+    spotter = open_for_inspection(bundle, product, engine)
     files = _expand(paths)
     names = output_names(files)
     rows: list[dict[str, Any]] = []
@@ -66,12 +67,13 @@ def overlay(
     paths: Pictures,
     out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")],
     product: Product = None,
+    engine: Engine = None,
 ) -> None:
     """Write four-panel pictures: input, reconstruction, heat map, overlay with contours."""
     from anomaly_spotter.views.files import output_names, write_picture
     from anomaly_spotter.views.sheets import four_panel
 
-    spotter = open_model(bundle, product)
+    spotter = open_for_inspection(bundle, product, engine)
     files = _expand(paths)
     names = output_names(files)
     unreadable = False

@@ -22,6 +22,13 @@ Layout = Annotated[
     typer.Option(help="mvtec, folder, csv, visa, btad, kolektor or loco; found by itself if not given."),
 ]
 BundleFile = Annotated[Path, typer.Option("--bundle", help="Model file (.spot) written by 'train'.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        help="What runs the model: torch, onnxruntime, openvino, openvino-bf16, or auto, the fastest that decides the "
+        "same (the default where one is installed)."
+    ),
+]
 Pictures = Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON to this file.")]
 Preset = Annotated[

@@ -22,19 +22,8 @@ if TYPE_CHECKING:
     """Gives (picture, raw map ``float32 [H, W]``) of good pictures by models that do not know the picture itself."""
 
 
-class AnomalyModel(Protocol):
-    """A fitted detector. New models are one file with this shape plus one line in the registry."""
-
-    name: ClassVar[str]
-
-    @classmethod
-    def from_state(cls, config: ModelConfig, channels: int, state: Mapping[str, NDArray[np.generic]]) -> Self:
-        """Rebuild a fitted model from the arrays of :meth:`state`.
-
-        Raises:
-            BundleError: An array is missing, unexpected, or of another shape.
-        """
-        ...
+class InspectingModel(Protocol):
+    """What inspection needs of a fitted model, whichever engine runs it."""
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Everything that was learned, as named arrays."""
@@ -48,6 +37,21 @@ class AnomalyModel(Protocol):
 
         Returns:
             ``float32 [B, H, W]``, larger is stranger, and for each picture what computes its normal look.
+        """
+        ...
+
+
+class AnomalyModel(InspectingModel, Protocol):
+    """A fitted detector. New models are one file with this shape plus one line in the registry."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    def from_state(cls, config: ModelConfig, channels: int, state: Mapping[str, NDArray[np.generic]]) -> Self:
+        """Rebuild a fitted model from the arrays of :meth:`state`.
+
+        Raises:
+            BundleError: An array is missing, unexpected, or of another shape.
         """
         ...
 

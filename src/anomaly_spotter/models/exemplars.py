@@ -84,6 +84,14 @@ class Exemplars:
             "exemplar_canvas": np.array(self.canvas, np.int64),
         }
 
+    def canvases(self) -> list[NDArray[np.uint8]]:
+        """All of them in the canvas size, ``uint8 [H, W, C]`` each."""
+        size = (self.canvas[1], self.canvas[0])
+        return [
+            np.asarray(cv2.resize(self._decoded(number), size), np.uint8).reshape(self.canvas)
+            for number in range(len(self.ends))
+        ]
+
     def shown(
         self, patches: NDArray[np.int64], places: NDArray[np.int64], origins: NDArray[np.int64]
     ) -> NDArray[np.uint8]:

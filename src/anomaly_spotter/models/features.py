@@ -206,6 +206,22 @@ class PatchFeatures:
         return self.project(self.extract(levels(canvas)))
 
 
+class CellFeatures:
+    """Patch features without a projection, as the recogniser of products takes them."""
+
+    def __init__(self, extract: Extractor) -> None:
+        self._extract = extract
+
+    @torch.inference_mode()
+    def cells(self, canvas: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """``uint8 [H, W, C] -> float32 [h * w, D]``."""
+        return np.asarray(self._extract(levels(canvas)).flatten(0, 1).numpy(), np.float32)
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """What was learned as named arrays."""
+        return self._extract.state()
+
+
 def levels(canvas: NDArray[np.uint8]) -> Tensor:
     """``uint8 [H, W, C] -> float32 [1, C, H, W]`` in 0..255."""
     return torch.from_numpy(np.ascontiguousarray(canvas.transpose(2, 0, 1)))[None].float()

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from anomaly_spotter.errors import BundleError
-from anomaly_spotter.models.exemplars import Exemplars
 from anomaly_spotter.models.cells import enlarge, nearest
+from anomaly_spotter.models.exemplars import Exemplars
 from anomaly_spotter.models.features import PatchFeatures
 
 if TYPE_CHECKING:

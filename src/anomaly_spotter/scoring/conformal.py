@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import bdtr, betaincinv
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +85,8 @@ def promise(count: int, rate: float, confidence: float | None = None, refused: i
     Raises:
         ValueError: ``count`` below 1, or a rate or confidence outside (0, 1).
     """
+    from scipy.special import bdtr  # slow to import, and inspection does without
+
     if count < 1 or not 0 < rate < 1 or not (confidence is None or 0 < confidence < 1):
         raise ValueError(f"need count >= 1 and 0 < rate, confidence < 1; found {count}, {rate}, {confidence}")
     needed = pictures_needed(rate, confidence)
@@ -105,6 +106,8 @@ def promise(count: int, rate: float, confidence: float | None = None, refused: i
 
 def promised_rate(count: int, rank: int, confidence: float | None) -> float:
     """The false reject rate that a limit at ``rank`` of ``count`` scores guarantees."""
+    from scipy.special import betaincinv  # slow to import, and inspection does without
+
     if confidence is None:
         return (count + 1 - rank) / (count + 1)
     return float(betaincinv(count + 1 - rank, rank, confidence))

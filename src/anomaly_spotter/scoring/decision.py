@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from skimage.filters import threshold_otsu
-from skimage.measure import label, regionprops
 
 from anomaly_spotter.errors import SpotterError
 from anomaly_spotter.scoring.inspection import Inspection, Region, Verdict
@@ -132,6 +130,8 @@ def otsu_mask(anomaly_map: NDArray[np.float32]) -> NDArray[np.bool_]:
 
     A constant map gives an empty mask. Any other map gives a non-empty one, defect or not.
     """
+    from skimage.filters import threshold_otsu  # slow to import, and most pictures are good
+
     stretched = min_max(anomaly_map)
     if not stretched.any():
         return np.zeros(anomaly_map.shape, dtype=bool)
@@ -148,6 +148,8 @@ def draw_regions(
     Returns:
         The mask of the kept regions, ``bool [H, W]``, and the regions.
     """
+    from skimage.measure import label, regionprops  # as above
+
     labels = label(mask, connectivity=2)
     found = sorted(
         regionprops(labels, intensity_image=pixel_scores), key=lambda region: -float(region.intensity_max)

@@ -84,7 +84,7 @@ class Graph:
 
     def model(
         self,
-        outputs: Mapping[str, tuple[str, type[np.generic], Sequence[int | str | None]]],
+        outputs: Mapping[str, tuple[str, Any, Sequence[Any]]],
         metadata: Mapping[str, str] | None = None,
     ) -> onnx.ModelProto:
         """The finished model.
@@ -93,16 +93,15 @@ class Graph:
             outputs: Name in the model -> (value, type, shape).
             metadata: Written into the model as it is.
         """
-        onnx = _onnx()
         helper = self._helper
         declared = []
         for name, (value, dtype, shape) in outputs.items():
             self._nodes.append(helper.make_node("Identity", [value], [name]))
             kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
             declared.append(helper.make_tensor_value_info(name, kind, list(shape)))
-        constants = [onnx.numpy_helper.from_array(array, name) for name, array in self._constants.items()]
+        constants = [_onnx().numpy_helper.from_array(array, name) for name, array in self._constants.items()]
         graph = helper.make_graph(self._nodes, "anomaly_spotter", self._inputs, declared, constants)
-        model = helper.make_model(
+        model: onnx.ModelProto = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,

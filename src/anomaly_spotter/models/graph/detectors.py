@@ -229,19 +229,20 @@ def _add_closest(
 
     ``queries`` are ``uint8 [P, Q, d]``, 128 standing for zero: the pair of types that processors multiply fastest.
     """
-    norms = (np.square(bank, dtype=np.int32).sum(axis=2, dtype=np.int32) + 1) // 2  # rounded up
     zero = np.array(128, np.uint8)
     best, which = [], []
     for start in range(0, len(bank), _PLACES):
         rows = slice(start, min(start + _PLACES, len(bank)))
         some = queries if len(bank) <= _PLACES else graph.part(queries, [start], [rows.stop], [0])
         columns = np.ascontiguousarray(bank[rows].transpose(0, 2, 1))
+        patches = bank[rows].astype(np.float32)  # whole numbers below 2^24: exact
+        norms = np.ceil(np.einsum("pkd,pkd->pk", patches, patches) / 2).astype(np.int32)
         if len(bank) == 1:  # a plain matrix, which engines pack once
             product = graph("MatMulInteger", graph("Squeeze", some, np.array([0])), columns[0], zero)
             product = graph("Unsqueeze", product, np.array([0]))
         else:
             product = graph("MatMulInteger", some, columns, zero)
-        closeness = graph("Sub", product, norms[rows, None])
+        closeness = graph("Sub", product, norms[:, None])
         best.append(graph.maximum(closeness, 2))
         if with_patches:
             which.append(graph("ArgMax", closeness, axis=2, keepdims=0))

@@ -1,0 +1,97 @@
+"""Inference engines that run ONNX graphs on a CPU: ONNX Runtime and OpenVINO."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from anomaly_spotter.errors import BundleError, MissingExtraError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EXACT = ("onnxruntime", "openvino")
+"""Engines that compute in float32."""
+
+ENGINES = (*EXACT, "openvino-bf16")
+"""All of them; the last computes convolutions and products in bfloat16 where the processor has it."""
+
+_PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "openvino-bf16": "openvino"}
+
+
+class Session(Protocol):
+    """A compiled graph with one input."""
+
+    def __call__(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        """The outputs, in the order of the graph; valid until the next call."""
+        ...
+
+
+def available() -> list[str]:
+    """The engines that are installed, by name."""
+    return [name for name in ENGINES if importlib.util.find_spec(_PACKAGES[name]) is not None]
+
+
+def open_session(graph: bytes, engine: str) -> Session:
+    """Compile a graph.
+
+    Args:
+        graph: A serialised ``onnx.ModelProto``.
+        engine: One of :data:`ENGINES`.
+
+    Raises:
+        MissingExtraError: The engine is not installed.
+        BundleError: The engine does not run this graph.
+    """
+    package = _PACKAGES[engine]
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        extra = "openvino" if package == "openvino" else "runtime"
+        raise MissingExtraError(
+            f"the engine '{engine}' needs {package}: pip install 'anomaly-spotter[{extra}]'"
+        ) from None
+    try:
+        if package == "onnxruntime":
+            return _OnnxRuntime(module, graph)
+        return _OpenVino(module, graph, "bf16" if engine.endswith("bf16") else "f32")
+    except Exception as error:  # noqa: BLE001  the engines raise classes of their own, RuntimeError at best
+        raise BundleError(f"{engine} cannot run the model: {' '.join(str(error).split())[:300]}") from None
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _OnnxRuntime:
+    def __init__(self, onnxruntime: Any, graph: bytes) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = processors()
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        return list(self._session.run(None, {self._input: values}))
+
+
+class _OpenVino:
+    def __init__(self, openvino: Any, graph: bytes, precision: str) -> None:
+        core = openvino.Core()
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": processors(),
+        }
+        self._request = core.compile_model(core.read_model(graph), "CPU", settings).create_infer_request()
+
+    def __call__(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        found = self._request.infer([values], share_inputs=True, share_outputs=True)
+        return [np.asarray(value) for value in found.values()]
