@@ -68,7 +68,7 @@ def test_an_engine_that_decides_differently_is_not_chosen(bundle, monkeypatch):
 
     monkeypatch.setattr(runtime, "open_session", drifting)
     monkeypatch.setattr(
-        runtime, "_seconds", lambda session, values: 1.0 if hasattr(session, "_input") else 0.1
+        runtime, "_seconds", lambda session, values: 1.0 if hasattr(session, "_inputs") else 0.1
     )
     told: list[str] = []
     Spotter.load(bundle, engine="auto", announce=told.append)

@@ -20,6 +20,7 @@ from anomaly_spotter.bundle import (
 )
 from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.errors import BundleError, PictureError, SpotterError
+from anomaly_spotter.exported import is_export
 from anomaly_spotter.inputs.layouts import load_dataset
 from anomaly_spotter.inputs.store import read_ahead
 from anomaly_spotter.recognition import Recogniser
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 def load(
     path: str | Path, *, engine: str | None = None, announce: Callable[[str], None] | None = None
 ) -> Spotter | ProductSpotter:
-    """Read a ``.spot`` file of one detector or of several products, whichever it is; runs no code from it.
+    """Read a ``.spot`` file of one detector or of several products, or an export folder; runs no code from it.
 
     Args:
         path: The file.
@@ -59,8 +60,9 @@ def load(
         ConfigError: No such engine, or a model runs in PyTorch only.
         MissingExtraError: The engine is not installed.
     """
-    kind = ProductSpotter if product_names(read_manifest(Path(path))) else Spotter
-    return kind.load(path, engine=engine, announce=announce)
+    if not is_export(Path(path)) and product_names(read_manifest(Path(path))):
+        return ProductSpotter.load(path, engine=engine, announce=announce)
+    return Spotter.load(path, engine=engine, announce=announce)
 
 
 class ProductSpotter:

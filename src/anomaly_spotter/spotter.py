@@ -13,6 +13,7 @@ import numpy as np
 from anomaly_spotter.bundle import Bundle, identity, prefixed, read_bundle, under, write_bundle
 from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.errors import BundleError, PictureError, SpotterError
+from anomaly_spotter.exported import is_export, read_export
 from anomaly_spotter.inputs.decode import Picture
 from anomaly_spotter.inputs.layouts import Dataset, load_dataset
 from anomaly_spotter.inputs.preprocess import Preprocessor
@@ -324,10 +325,10 @@ class Spotter:
         engine: str | None = None,
         announce: Callable[[str], None] | None = None,
     ) -> Self:
-        """Read a ``.spot`` file; runs no code from it.
+        """Read a ``.spot`` file, or an export folder; runs no code from it.
 
         Args:
-            path: The file.
+            path: The file or folder.
             engine: What runs the model: ``torch``, ``onnxruntime``, ``openvino``, ``openvino-bf16``, or ``auto`` for
                 the fastest installed engine that decides the same, measured once per machine. If not given,
                 ``torch`` where it is installed. Only ``torch`` can :meth:`extend` what was learned.
@@ -338,6 +339,9 @@ class Spotter:
             ConfigError: No such engine, or the model runs in PyTorch only.
             MissingExtraError: The engine is not installed.
         """
+        if is_export(Path(path)):
+            stored, model = read_export(Path(path), engine)
+            return cls.from_bundle(stored, path, model=model)
         return cls.from_bundle(read_bundle(Path(path)), path, engine=engine, announce=announce)
 
     @classmethod
@@ -348,8 +352,12 @@ class Spotter:
         *,
         engine: str | None = None,
         announce: Callable[[str], None] | None = None,
+        model: InspectingModel | None = None,
     ) -> Self:
-        """Inverse of :meth:`to_bundle`, as :meth:`load`; ``path`` stands in error messages."""
+        """Inverse of :meth:`to_bundle`, as :meth:`load`; ``path`` stands in error messages.
+
+        ``model`` takes the place of the stored one.
+        """
         try:
             config = SpotterConfig.parse(stored.config)
             preprocessor = Preprocessor.from_parts(
@@ -365,8 +373,9 @@ class Spotter:
                 f"{path}: the manifest does not fit this version ({error}); train again"
             ) from None
         arrays = under("model.", stored.arrays)
-        model: InspectingModel
-        if uses_torch(engine):
+        if model is not None:
+            pass
+        elif uses_torch(engine):
             model = model_class(config.model.name).from_state(config.model, preprocessor.channels, arrays)
         else:
             parts = Parts(config, preprocessor, calibration, location, known, arrays)

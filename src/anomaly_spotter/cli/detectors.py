@@ -29,7 +29,7 @@ def open_for_inspection(bundle: Path, product: str | None, engine: str | None) -
     return _of_product(load(bundle, engine=engine or fastest_installed(), announce=announce), bundle, product)
 
 
-def open_model(bundle: Path, product: str | None) -> Spotter | ProductSpotter:
+def open_model(bundle: Path, product: str | None, engine: str | None = None) -> Spotter | ProductSpotter:
     """Read a model file to work on what it has learned.
 
     Raises:
@@ -37,7 +37,7 @@ def open_model(bundle: Path, product: str | None) -> Spotter | ProductSpotter:
     """
     from anomaly_spotter.products import load
 
-    return _of_product(load(bundle), bundle, product)
+    return _of_product(load(bundle, engine=engine), bundle, product)
 
 
 def _of_product(

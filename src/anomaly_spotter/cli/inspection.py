@@ -35,7 +35,7 @@ def predict(
     from anomaly_spotter.views.terminal import inspection_row, inspection_to_dict
 
     spotter = open_for_inspection(bundle, product, engine)
-    files = _expand(paths)
+    files = expand(paths)
     names = output_names(files)
     rows: list[dict[str, Any]] = []
     worst, complete = EXIT_OK, False
@@ -74,7 +74,7 @@ def overlay(
     from anomaly_spotter.views.sheets import four_panel
 
     spotter = open_for_inspection(bundle, product, engine)
-    files = _expand(paths)
+    files = expand(paths)
     names = output_names(files)
     unreadable = False
     for (_, found), path in zip(inspections(spotter, files, product), files, strict=True):
@@ -98,7 +98,7 @@ def info(bundle: Annotated[Path, typer.Argument(help="Model file (.spot).")], js
         write_json(json, manifest)
 
 
-def _expand(paths: list[Path]) -> list[Path]:
+def expand(paths: list[Path]) -> list[Path]:
     """Folders become the pictures in them; a file that does not exist stays, to be reported in its row."""
     from anomaly_spotter.inputs.layouts.dataset import list_pictures
 

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_QUANTILES = (0.25, 0.75)  # of a canvas; robust against defects that cover less than a quarter
-_GAIN = (0.6, 1.7)  # a part without contrast must not be blown up to noise
-_BLUR = 0.125  # of the long side: standard deviation of the local background
-_SMALL = 64  # pixels of the long side on which the background is blurred
+QUANTILES = (0.25, 0.75)  # of a canvas; robust against defects that cover less than a quarter
+GAIN = (0.6, 1.7)  # a part without contrast must not be blown up to noise
+BLUR = 0.125  # of the long side: standard deviation of the local background
+DARKEST = 8.0  # background level below which division would only blow up noise
+FLATTEST = 8.0  # spread of levels below which it is noise
+SMALL = 64  # pixels of the long side on which the background is blurred
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,8 @@ class Illumination:
         if self.method == "background":
             return self._flattened(canvas)
         low, high = _quartiles(canvas)
-        gain = float(np.clip((self.high - self.low) / max(high - low, 1.0), *_GAIN))
-        if self.high - self.low < 8:  # nearly one level: its spread is noise, only the shift is known
+        gain = float(np.clip((self.high - self.low) / max(high - low, 1.0), *GAIN))
+        if self.high - self.low < FLATTEST:  # nearly one level: its spread is noise, only the shift is known
             gain = 1.0
         middle, wanted = (low + high) / 2, (self.low + self.high) / 2
         table = np.clip((np.arange(256) - middle) * gain + wanted, 0, 255)
@@ -58,19 +60,19 @@ class Illumination:
 
     def _flattened(self, canvas: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = canvas.shape[:2]
-        scale = min(1.0, _SMALL / max(height, width))
+        scale = min(1.0, SMALL / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(canvas.mean(axis=2, dtype=np.float32), size, interpolation=cv2.INTER_AREA)
-        blurred = cv2.GaussianBlur(small, (0, 0), _BLUR * max(size), borderType=cv2.BORDER_REPLICATE)
+        blurred = cv2.GaussianBlur(small, (0, 0), BLUR * max(size), borderType=cv2.BORDER_REPLICATE)
         background = cv2.resize(blurred, (width, height), interpolation=cv2.INTER_LINEAR)
-        gain = (self.low + self.high) / 2 / np.maximum(background, 8.0)
+        gain = (self.low + self.high) / 2 / np.maximum(background, DARKEST)
         return np.asarray(np.clip(np.rint(canvas * gain[..., None]), 0, 255).astype(np.uint8))
 
 
 def _quartiles(canvas: NDArray[np.uint8]) -> tuple[float, float]:
     counts = np.bincount(canvas.ravel(), minlength=256)
     cumulative = np.cumsum(counts) / canvas.size
-    low, high = (_quantile(cumulative, share) for share in _QUANTILES)
+    low, high = (_quantile(cumulative, share) for share in QUANTILES)
     return low, high
 
 

@@ -24,10 +24,10 @@ _PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "openvino-bf1
 
 
 class Session(Protocol):
-    """A compiled graph with one input."""
+    """A compiled graph."""
 
-    def __call__(self, values: NDArray[Any]) -> list[NDArray[Any]]:
-        """The outputs, in the order of the graph; valid until the next call."""
+    def __call__(self, *values: NDArray[Any]) -> list[NDArray[Any]]:
+        """The outputs for the inputs, in the order of the graph; valid until the next call."""
         ...
 
 
@@ -36,12 +36,13 @@ def available() -> list[str]:
     return [name for name in ENGINES if importlib.util.find_spec(_PACKAGES[name]) is not None]
 
 
-def open_session(graph: bytes, engine: str) -> Session:
+def open_session(graph: bytes, engine: str, weights: bytes | None = None) -> Session:
     """Compile a graph.
 
     Args:
         graph: A serialised ``onnx.ModelProto``.
         engine: One of :data:`ENGINES`.
+        weights: Of a graph in OpenVINO's own form, which keeps them apart.
 
     Raises:
         MissingExtraError: The engine is not installed.
@@ -60,7 +61,7 @@ def open_session(graph: bytes, engine: str) -> Session:
     try:
         if package == "onnxruntime":
             return _OnnxRuntime(module, graph)
-        return _OpenVino(module, graph, "bf16" if engine.endswith("bf16") else "f32")
+        return _OpenVino(module, graph, weights, "bf16" if engine.endswith("bf16") else "f32")
     except Exception as error:  # noqa: BLE001  the engines raise classes of their own, RuntimeError at best
         raise BundleError(f"{engine} cannot run the model: {' '.join(str(error).split())[:300]}") from None
 
@@ -76,22 +77,23 @@ class _OnnxRuntime:
         options.intra_op_num_threads = processors()
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+        self._inputs = [each.name for each in self._session.get_inputs()]
 
-    def __call__(self, values: NDArray[Any]) -> list[NDArray[Any]]:
-        return list(self._session.run(None, {self._input: values}))
+    def __call__(self, *values: NDArray[Any]) -> list[NDArray[Any]]:
+        return list(self._session.run(None, dict(zip(self._inputs, values, strict=True))))
 
 
 class _OpenVino:
-    def __init__(self, openvino: Any, graph: bytes, precision: str) -> None:
+    def __init__(self, openvino: Any, graph: bytes, weights: bytes | None, precision: str) -> None:
         core = openvino.Core()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": processors(),
         }
-        self._request = core.compile_model(core.read_model(graph), "CPU", settings).create_infer_request()
+        model = core.read_model(graph) if weights is None else core.read_model(graph, weights)
+        self._request = core.compile_model(model, "CPU", settings).create_infer_request()
 
-    def __call__(self, values: NDArray[Any]) -> list[NDArray[Any]]:
-        found = self._request.infer([values], share_inputs=True, share_outputs=True)
+    def __call__(self, *values: NDArray[Any]) -> list[NDArray[Any]]:
+        found = self._request.infer(list(values), share_inputs=True, share_outputs=True)
         return [np.asarray(value) for value in found.values()]

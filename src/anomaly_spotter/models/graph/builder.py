@@ -47,6 +47,11 @@ class Graph:
         self._constants[name] = np.ascontiguousarray(np.asarray(values, dtype)).reshape(np.shape(values))
         return name
 
+    def tensor(self, values: Any) -> onnx.TensorProto:
+        """An array as an attribute of a node, ``float32``."""
+        array: onnx.TensorProto = _onnx().numpy_helper.from_array(np.asarray(values, np.float32))
+        return array
+
     def __call__(self, operator: str, *inputs: str | NDArray[np.generic], **attributes: Any) -> str:
         """Add a node; gives the name of its first output."""
         return self.several(operator, 1, *inputs, **attributes)[0]
@@ -57,7 +62,9 @@ class Graph:
         """Add a node with several outputs."""
         names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         made = [f"v{len(self._nodes)}_{number}" for number in range(outputs)]
-        self._nodes.append(self._helper.make_node(operator, names, made, **attributes))
+        self._nodes.append(
+            self._helper.make_node(operator, names, made, f"n{len(self._nodes)}", **attributes)
+        )
         return made
 
     def cast(self, value: str, dtype: Any) -> str:
