@@ -52,7 +52,8 @@ benchmark: $(STAMP)  ## Training speed against plain fp32, and pixel metrics
 	$(BIN)/python benchmarks/pixel_metrics.py
 
 system-deps:  ## Debian packages that some tests need (as root)
-	@echo "none needed yet"
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++
 
 clean:  ## Remove outputs and caches
 	rm -rf $(DEMO) build dist .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis

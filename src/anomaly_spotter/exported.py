@@ -49,7 +49,7 @@ class ExportedModel:
         self, picture: NDArray[np.uint8], counts: NDArray[np.bool_] | None = None
     ) -> dict[str, NDArray[Any]]:
         """All outputs of the graph by name; ``counts`` for aligned detectors."""
-        values = [np.ascontiguousarray(picture)]
+        values: list[NDArray[Any]] = [np.ascontiguousarray(picture)]
         if self._counts is not None:
             values.append(self._counts if counts is None else counts)
         return dict(zip(OUTPUTS, (each.copy() for each in self._session(*values)), strict=True))
@@ -113,7 +113,10 @@ def read_export(path: Path, engine: str | None = None) -> tuple[Bundle, Exported
     model = ExportedModel(graph, chosen, shape, aligned=preprocessor.aligner is not None, weights=weights)
     # The graph normalises the light itself.
     own = dataclasses.replace(preprocessor, illumination=None)
-    return Bundle(**{**sections, "preprocessing": own.to_dict()}, arrays=arrays), model
+    stored = Bundle(
+        sections["config"], own.to_dict(), sections["calibration"], sections["provenance"], arrays
+    )
+    return stored, model
 
 
 def _verified(folder: Path, name: str, digest: str) -> bytes:

@@ -61,7 +61,9 @@ def detector_graph(spotter: Spotter, metadata: Mapping[str, str]) -> onnx.ModelP
             counts = placing.crop(graph.constant(preprocessor.region, np.bool_))
     if counts is not None:
         smoothed = add_counted(graph, smoothed, counts)
-    score, p_value, pixels = add_decision(graph, smoothed, spotter.calibration, config.scoring)
+    score, p_value, pixels = add_decision(
+        graph, smoothed, spotter.calibration, config.scoring, shape[0] * shape[1]
+    )
     if placing is not None:
         pixels = placing.enlarge(pixels)
     mask = add_mask(graph, pixels, score, spotter.calibration)

@@ -171,7 +171,7 @@ def _quantise(graph: Any, spotter: Spotter, path: Path) -> None:
     counts = np.ones(good[0].shape[:2], np.bool_)
     feeds = [dict(zip(names, (np.ascontiguousarray(each), counts), strict=False)) for each in good]
 
-    class _Reader(CalibrationDataReader):  # type: ignore[misc, unused-ignore]
+    class _Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._feeds = iter(feeds)
 
@@ -235,7 +235,8 @@ def _readme(spotter: Spotter, model: Path, to: str, precision: str, parity: Pari
     height, width, channels = preprocessor.height, preprocessor.width, preprocessor.channels
     colour = "grey" if channels == 1 else "RGB"
     if preprocessor.aligner is None:
-        inputs = f"- `picture`: `uint8 [H, W, {channels}]`, {colour}, any size. Resizing and light normalisation are inside."
+        inputs = f"- `picture`: `uint8 [H, W, {channels}]`, {colour}, any size. Resizing and light normalisation are inside "
+            "(where a picture is smaller than the canvas, some grey levels differ by one from the package's)."
         outside = ""
         size = "[H, W]"
     else:

@@ -67,7 +67,10 @@ class Placing:
         planes = graph("Transpose", graph.cast(picture, np.float32), perm=[2, 0, 1])
         rows, columns = (self._onto_canvas(axis) for axis in (0, 1))
         across = graph("MatMul", planes, graph("Transpose", columns, perm=[1, 0]))
-        return _rounded(graph, graph("MatMul", rows, across), 0.5)
+        levels, half = graph("MatMul", rows, across), np.array(0.5, np.float32)
+        # OpenCV rounds halves up where it averages areas, and down where it interpolates.
+        up, down = graph("Floor", graph("Add", levels, half)), graph("Ceil", graph("Sub", levels, half))
+        return _cut(graph, graph("Where", self._shrinks, up, down))
 
     def crop(self, canvas_map: str) -> str:
         """The picture's part of a map ``[height, width]``."""
@@ -150,18 +153,14 @@ def add_counted(graph: Graph, placed_map: str, counts: str) -> str:
 
 
 def add_decision(
-    graph: Graph, placed_map: str, calibration: Calibration, scoring: ScoringConfig
+    graph: Graph, placed_map: str, calibration: Calibration, scoring: ScoringConfig, most: int
 ) -> tuple[str, str, str]:
-    """Image score and p-value ``float32 [1]``, and pixel scores of the placed map ``[h, w]``."""
+    """Image score and p-value ``float32 [1]``, and pixel scores of the placed map ``[h, w]`` of at most ``most`` pixels."""
     flat = graph.reshape(placed_map, -1)
     if scoring.pooling == "max":
         pooled = graph("ReduceMax", flat, np.array([0]), keepdims=1)
     else:
-        count = graph.cast(graph("Size", flat), np.float64)
-        share = graph("Round", graph("Mul", count, np.array(scoring.top_fraction)))
-        top = graph.reshape(graph.cast(graph("Max", share, np.array(1.0)), np.int64), 1)
-        values, _ = graph.several("TopK", 2, flat, top)
-        pooled = graph("ReduceMean", values, np.array([0]), keepdims=1)
+        pooled = _add_top_mean(graph, flat, scoring.top_fraction, most)
     centre, scale = (np.array([value], np.float32) for value in (calibration.centre, calibration.scale))
     score = graph("Div", graph("Sub", pooled, centre), scale)
     below = graph.cast(graph("Less", np.asarray(calibration.scores, np.float32), score), np.float32)
@@ -182,12 +181,34 @@ def add_mask(graph: Graph, pixel_scores: str, score: str, calibration: Calibrati
     return graph("Mul", graph.cast(graph("And", marked, is_defect), np.uint8), np.array(255, np.uint8))
 
 
-def _rounded(graph: Graph, levels: str, shift: float = 0.0) -> str:
-    """Whole grey levels 0..255; with a shift of one half, halves go up."""
-    whole = (
-        graph("Floor", graph("Add", levels, np.array(shift, np.float32))) if shift else graph("Round", levels)
+def _add_top_mean(graph: Graph, flat: str, fraction: float, most: int) -> str:
+    """Mean of the highest ``fraction`` of the values, ``[1]``.
+
+    OpenVINO wants to know before how many are sought, so as many as there can be are, and the first ones count.
+    """
+    largest = max(1, round(fraction * most))
+    lowest = np.full(largest, np.finfo(np.float32).min, np.float32)
+    values, _ = graph.several("TopK", 2, graph("Concat", flat, lowest, axis=0), np.array([largest]))
+    # Counted, not asked for: OpenVINO 2026.4 rounds arithmetic on sizes away, and took the mean of one value.
+    is_value = graph.cast(graph("Greater", flat, lowest[:1]), np.float32)
+    share = graph(
+        "Mul", graph("ReduceSum", is_value, np.array([0]), keepdims=1), np.array(fraction, np.float32)
     )
-    return graph("Clip", whole, np.array(0, np.float32), np.array(255, np.float32))
+    count = graph("Max", graph("Round", share), np.array([1], np.float32))
+    counts = graph("Less", np.arange(largest, dtype=np.float32), count)
+    total = graph(
+        "ReduceSum", graph("Where", counts, values, np.array(0, np.float32)), np.array([0]), keepdims=1
+    )
+    return graph("Div", total, count)
+
+
+def _rounded(graph: Graph, levels: str) -> str:
+    """Whole grey levels 0..255."""
+    return _cut(graph, graph("Round", levels))
+
+
+def _cut(graph: Graph, levels: str) -> str:
+    return graph("Clip", levels, np.array(0, np.float32), np.array(255, np.float32))
 
 
 def _range(graph: Graph, length: str) -> str:
