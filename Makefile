@@ -53,7 +53,7 @@ benchmark: $(STAMP)  ## Training speed against plain fp32, and pixel metrics
 
 system-deps:  ## Debian packages that some tests need (as root)
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++ mosquitto
 
 clean:  ## Remove outputs and caches
 	rm -rf $(DEMO) build dist .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis

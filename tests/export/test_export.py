@@ -81,7 +81,7 @@ def test_picture_to_verdict_is_the_same(tmp_path, to, settings, colour, large):
             found = model.outputs(part.reshape(*part.shape[:2], channels))
             assert found["anomaly_map"].shape == expected.anomaly_map.shape
             if scale < large:  # enlarged: OpenCV rounds every tenth pixel down by a grey level
-                assert float(found["score"][0]) == pytest.approx(expected.score, abs=0.06, rel=0.03)
+                assert float(found["score"][0]) == pytest.approx(expected.score, abs=0.06, rel=0.1)
                 continue
             assert float(found["score"][0]) == pytest.approx(expected.score, abs=0.01, rel=0.01)
             if abs(expected.score - 1) > 0.02:

@@ -15,7 +15,7 @@ from anomaly_spotter.cli.data import audit, sample
 from anomaly_spotter.cli.inspection import info, overlay, predict
 from anomaly_spotter.cli.living import extend, rates, recalibrate
 from anomaly_spotter.cli.measuring import benchmark, evaluate, learning_curve
-from anomaly_spotter.cli.shipping import export
+from anomaly_spotter.cli.shipping import export, watch
 from anomaly_spotter.cli.training import process_all, train
 from anomaly_spotter.errors import SpotterError
 
@@ -33,6 +33,7 @@ _VERBS = (
     rates,
     learning_curve,
     export,
+    watch,
     info,
 )
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from anomaly_spotter.errors import PictureError
     from anomaly_spotter.products import ProductSpotter
     from anomaly_spotter.scoring.inspection import Inspection
@@ -86,13 +88,13 @@ def with_detector(
 
 def inspections(
     model: Spotter | ProductSpotter,
-    files: Iterable[Path],
+    files: Iterable[Path | NDArray[Any]],
     product: str | None,
     threshold: float | None = None,
     *,
     explain: bool = True,
 ) -> Iterator[tuple[Any, Inspection | PictureError]]:
-    """Inspect files in order; where there are several products, as the named one or as each is recognised.
+    """Inspect files and frames in order; where there are several products, as the named one or as each is recognised.
 
     ``explain`` asks for the normal look too.
     """

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from anomaly_spotter.cli.console import EXIT_DEFECT, EXIT_OK, EXIT_UNREADABLE
 from anomaly_spotter.cli.detectors import inspections, open_for_inspection
-from anomaly_spotter.cli.options import BundleFile, Engine, JsonFile, Pictures, Product
+from anomaly_spotter.cli.options import BundleFile, Engine, JsonFile, OptionalPictures, Pictures, Product
 from anomaly_spotter.errors import PictureError, SpotterError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def predict(
     bundle: BundleFile,
-    paths: Pictures,
+    paths: OptionalPictures = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for overlays and masks.")] = None,
     json: JsonFile = None,
     threshold: Annotated[
@@ -23,25 +29,28 @@ def predict(
     ] = None,
     product: Product = None,
     engine: Engine = None,
+    camera: Annotated[int | None, typer.Option(help="Number of a camera, until Ctrl-C.", min=0)] = None,
+    every: Annotated[int, typer.Option(help="Of a video or camera, every N-th frame.", min=1)] = 1,
 ) -> None:
-    """Decide about pictures, one row each. Exit 0: all OK, 1: some DEFECT, 3: some unreadable, 2: error.
+    """Decide about pictures or the frames of videos, one row each. Exit 0: all OK, 1: some DEFECT, 3: some unreadable, 2: error.
 
     A model file of several products recognises each picture's product, unless --product names it.
     """
     from anomaly_spotter.files import write_json
     from anomaly_spotter.scoring.inspection import Verdict
-    from anomaly_spotter.views.files import output_names, write_picture
+    from anomaly_spotter.views.files import write_picture
     from anomaly_spotter.views.overlay import mask_picture, overlay
     from anomaly_spotter.views.terminal import inspection_row, inspection_to_dict
 
     spotter = open_for_inspection(bundle, product, engine)
-    files = expand(paths)
-    names = output_names(files)
+    sources = _sources(paths or [], camera, every)
+    seen: deque[tuple[Path, str]] = deque()
     rows: list[dict[str, Any]] = []
     worst, complete = EXIT_OK, False
     try:
-        inspected = inspections(spotter, files, product, threshold, explain=False)
-        for (_, found), path in zip(inspected, files, strict=True):
+        inspected = inspections(spotter, _noted(sources, seen), product, threshold, explain=False)
+        for _, found in inspected:
+            path, name = seen.popleft()
             if isinstance(found, PictureError):
                 worst = EXIT_UNREADABLE
                 rows.append({"path": str(path), "error": str(found)})
@@ -49,12 +58,13 @@ def predict(
                 continue
             if found.verdict is Verdict.DEFECT and worst == EXIT_OK:
                 worst = EXIT_DEFECT
+            found = dataclasses.replace(found, source=path)
             rows.append(inspection_to_dict(found))
             typer.echo(inspection_row(found))
             if out is not None:
-                write_picture(out / f"{names[path]}_overlay.png", overlay(found))
+                write_picture(out / f"{name}_overlay.png", overlay(found))
                 if found.mask.any():
-                    write_picture(out / f"{names[path]}_mask.png", mask_picture(found))
+                    write_picture(out / f"{name}_mask.png", mask_picture(found))
         complete = True
     finally:  # an interrupted or failed run keeps the rows it has
         if json is not None:
@@ -96,6 +106,40 @@ def info(bundle: Annotated[Path, typer.Argument(help="Model file (.spot).")], js
     print_manifest(bundle, manifest)
     if json is not None:
         write_json(json, manifest)
+
+
+def _sources(
+    paths: list[Path], camera: int | None, every: int
+) -> Iterator[tuple[Path, str, Path | NDArray[Any]]]:
+    """What to inspect: how it is called, the name of its outputs, and the file or frame."""
+    from anomaly_spotter.inputs.video import SUFFIXES, frames
+    from anomaly_spotter.views.files import output_names
+
+    if not paths and camera is None:
+        raise SpotterError("nothing to inspect; name pictures, folders, videos or a --camera")
+    videos = [path for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+    files = expand([path for path in paths if path not in videos])
+    names = output_names(files)
+    yield from ((path, names[path], path) for path in files)
+    streams: list[tuple[Path | int, str]] = [(video, video.stem) for video in videos]
+    if camera is not None:
+        streams.append((camera, f"camera{camera}"))
+    for stream, name in streams:
+        for number, frame in frames(stream, every):
+            yield (
+                Path(f"{stream if isinstance(stream, Path) else name}#{number}"),
+                f"{name}_{number:06}",
+                frame,
+            )
+
+
+def _noted(
+    sources: Iterator[tuple[Path, str, Path | NDArray[Any]]], seen: deque[tuple[Path, str]]
+) -> Iterator[Path | NDArray[Any]]:
+    """The files and frames; their names are kept until their inspections come, which is some pictures later."""
+    for path, name, source in sources:
+        seen.append((path, name))
+        yield source
 
 
 def expand(paths: list[Path]) -> list[Path]:

@@ -30,6 +30,9 @@ Engine = Annotated[
     ),
 ]
 Pictures = Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")]
+OptionalPictures = Annotated[
+    list[Path] | None, typer.Argument(help="Picture or video files, or folders of pictures.")
+]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON to this file.")]
 Preset = Annotated[
     str | None,

@@ -235,8 +235,10 @@ def _readme(spotter: Spotter, model: Path, to: str, precision: str, parity: Pari
     height, width, channels = preprocessor.height, preprocessor.width, preprocessor.channels
     colour = "grey" if channels == 1 else "RGB"
     if preprocessor.aligner is None:
-        inputs = f"- `picture`: `uint8 [H, W, {channels}]`, {colour}, any size. Resizing and light normalisation are inside "
+        inputs = (
+            f"- `picture`: `uint8 [H, W, {channels}]`, {colour}, any size. Resizing and light normalisation are inside "
             "(where a picture is smaller than the canvas, some grey levels differ by one from the package's)."
+        )
         outside = ""
         size = "[H, W]"
     else:

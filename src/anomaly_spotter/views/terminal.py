@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -79,6 +80,31 @@ def inspection_to_dict(found: Inspection) -> dict[str, Any]:
         ],
         "notes": list(found.notes),
     }
+
+
+def watch_header() -> str:
+    """The head of the table that ``watch`` grows."""
+    return f"{'time':<9}{'verdict':<12}{'score':>7}{'p':>8}{'regions':>9}  picture"
+
+
+def watch_row(result: Mapping[str, Any]) -> str:
+    """One result of ``watch`` in a line."""
+    score = "" if result.get("score") is None else f"{result['score']:.3f}"
+    p_value = "" if result.get("p_value") is None else f"{result['p_value']:.4f}"
+    regions = str(len(result["regions"])) if "regions" in result else ""
+    remarks = [str(remark) for remark in (result.get("reason"), result.get("error")) if remark]
+    remarks += [f"not delivered: {reason}" for reason in result.get("undelivered", ())]
+    row = f"{datetime.now():%H:%M:%S} {result['verdict']:<12}{score:>7}{p_value:>8}{regions:>9}  {result['path']}"
+    return " | ".join([row, *remarks])
+
+
+def watch_counter(counts: Mapping[str, int]) -> str:
+    """How many of which verdict since the start."""
+    total = sum(counts.values())
+    parts = ", ".join(
+        f"{counts[verdict]} {verdict}" for verdict in ("OK", "DEFECT", "UNREADABLE") if counts.get(verdict)
+    )
+    return f"{total} inspected{f': {parts}' if parts else ''}"
 
 
 def _polygon(contour: NDArray[np.int32]) -> list[list[int]]:
