@@ -138,3 +138,27 @@ def test_a_zip_bomb_is_not_unpacked(bundle, tmp_path):
     (tmp_path / "bomb.spot").write_bytes(buffer.getvalue())
     with pytest.raises(BundleError, match="not a sane bundle"):
         read_manifest(tmp_path / "bomb.spot")
+
+
+def test_a_zip_bomb_is_refused_before_it_unpacks(bundle, tmp_path):
+    bomb = tmp_path / "bomb.spot"
+    with zipfile.ZipFile(bundle) as whole, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", whole.read("manifest.json"))
+        with archive.open("model.safetensors", "w", force_zip64=True) as member:
+            for _ in range(256):
+                member.write(bytes(2**20))
+    assert bomb.stat().st_size < 2**20
+    with pytest.raises(BundleError, match="not a sane bundle"):
+        read_bundle(bomb)
+
+
+def test_members_that_lead_out_of_the_folder_are_never_written(bundle, tmp_path, monkeypatch):
+    home = tmp_path / "a" / "b"
+    home.mkdir(parents=True)
+    monkeypatch.chdir(home)
+    crafted = rewrite(bundle, home / "crafted.spot")
+    with zipfile.ZipFile(crafted, "a") as archive:
+        archive.writestr("../../escaped.txt", "x")
+        archive.writestr("/escaped.txt", "x")
+    Spotter.load(crafted)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["crafted.spot"]

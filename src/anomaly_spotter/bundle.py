@@ -42,6 +42,7 @@ _MANIFEST, _WEIGHTS = "manifest.json", "model.safetensors"
 _VERSION = re.compile(r"(.+)\.v(\d{1,9})")
 _LARGEST_MANIFEST = 64 * 2**20
 _LARGEST_WEIGHTS = 8 * 2**30
+_MOST_DENSE = 200  # times smaller than unpacked, at most
 _SECTIONS = ("config", "preprocessing", "calibration", "provenance")
 _SHAPES: dict[int, dict[str, type]] = {
     FORMAT_VERSION: dict.fromkeys(_SECTIONS, dict),
@@ -263,7 +264,8 @@ def _read_member(path: Path, name: str, largest: int) -> bytes:
     try:
         with zipfile.ZipFile(path) as archive:
             info = archive.getinfo(name)
-            if info.file_size > largest:
+            # A file that grows by so much when it is unpacked was made to fill the memory.
+            if info.file_size > largest or info.file_size > _MOST_DENSE * max(info.compress_size, 1):
                 raise BundleError(f"{path}: {name} claims {info.file_size} bytes; this is not a sane bundle")
             return archive.read(info)
     except FileNotFoundError:

@@ -1,0 +1,280 @@
+"""Speed on this machine: one picture, a batch, a cold start, fitting; each beside its limit, in one run.
+
+    python benchmarks/speed/measure.py --out benchmarks/speed/results [--parts single,batch,cold,fit] [--quick]
+
+Pictures are the package's own sample screws, grey, 512 px, PNG. Keep the machine otherwise idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from anomaly_spotter import Spotter, SpotterConfig, provenance
+from anomaly_spotter.inputs.decode import read_picture
+from anomaly_spotter.inputs.sample.writer import write_sample
+from anomaly_spotter.models.engines import available
+
+SIDE = 512
+DETECTORS = {  # name: preset, settings
+    "unet 128 px": ("seed", ["training.epochs=1"]),
+    "memory 256 px, not aligned": ("memory", ["preprocessing.long_side=256", "preprocessing.alignment=none"]),
+    "memory, aligned": ("memory", []),
+    "gaussian, aligned": ("gaussian", []),
+}
+
+
+def pictures(folder: Path) -> tuple[Path, list[Path]]:
+    """100 good screws to fit on, and the test pictures, all grey at 512 px."""
+    write_sample(folder / "sample", ["screw"], train=100, size=SIDE)
+    root = folder / "sample" / "screw"
+    for path in root.rglob("*.png"):
+        if "ground_truth" not in path.parts:
+            grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+            cv2.imwrite(str(path), cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC))
+    return root / "train" / "good", sorted((root / "test").rglob("*.png"))
+
+
+def timed(call: Any, inputs: list[Any]) -> list[float]:
+    """Milliseconds of each call."""
+    times = []
+    for each in inputs:
+        start = time.perf_counter()
+        call(each)
+        times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def single(good: Path, test: list[Path], folder: Path) -> dict[str, Any]:
+    """File to verdict, one picture at a time; engines take turns so that all see the same machine."""
+    found: dict[str, Any] = {}
+    decode = timed(read_picture, test)
+    for name, (preset, settings) in DETECTORS.items():
+        config = SpotterConfig.load(preset, None, [*settings, "calibration.false_reject_rate=0.05"])
+        bundle = Spotter.fit(good, config=config).save(folder / f"{len(found)}.spot")
+        engines = {engine: Spotter.load(bundle, engine=engine) for engine in ("torch", *available(), "auto")}
+        times: dict[str, list[float]] = {engine: [] for engine in engines}
+        for round_ in range(4):
+            for engine, spotter in engines.items():
+                new = timed(lambda path, own=spotter: list(own.inspect_stream([path], explain=False)), test)
+                times[engine] += new if round_ else []  # the first round warms up
+        canvas = spotter.preprocessor
+        found[name] = {
+            "canvas": [canvas.height, canvas.width],
+            "bundle_mb": round(bundle.stat().st_size / 2**20, 1),
+            "ms": {
+                engine: {
+                    "p50": round(float(np.percentile(values, 50)), 2),
+                    "p99": round(float(np.percentile(values, 99)), 2),
+                }
+                for engine, values in times.items()
+            },
+            "times_faster_than_torch": {
+                engine: round(float(np.median(times["torch"]) / np.median(values)), 2)
+                for engine, values in times.items()
+            },
+        }
+        print(name, found[name]["ms"], flush=True)
+    return {"decode_ms_p50": round(float(np.median(decode)), 2), "detectors": found}
+
+
+_BATCH = """
+import json, resource, sys, time
+from anomaly_spotter import Spotter
+spotter = Spotter.load(sys.argv[1], engine="auto")
+paths = json.load(open(sys.argv[2])); count = int(sys.argv[3])
+stream = (paths[i % len(paths)] for i in range(count))
+start = time.perf_counter()
+for _ in spotter.inspect_stream(stream, explain=False): pass
+print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
+
+
+def batch(good: Path, test: list[Path], folder: Path, counts: tuple[int, ...]) -> dict[str, Any]:
+    """Thousands of pictures from disk, each count in a process of its own."""
+    config = SpotterConfig.load("memory", None, DETECTORS["memory 256 px, not aligned"][1])
+    spotter = Spotter.fit(good, config=config)
+    bundle = spotter.save(folder / "batch.spot")
+    (folder / "paths.json").write_text(json.dumps([str(path) for path in test]))
+    rows = []
+    for count in counts:
+        done = subprocess.run(
+            [sys.executable, "-c", _BATCH, bundle, folder / "paths.json", str(count)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        row = json.loads(done.stdout)
+        rows.append(
+            {
+                "pictures": count,
+                "per_second": round(count / row["seconds"], 1),
+                "peak_mb": round(row["peak_mb"]),
+            }
+        )
+        print(rows[-1], flush=True)
+    decode = float(np.median(timed(read_picture, test)))
+    compiled = Spotter.load(bundle, engine="auto")
+    canvases = [
+        compiled.preprocessor.prepare(p.pixels, compiled.preprocessor.place(p.pixels))
+        for p in map(read_picture, test)
+    ]
+    model = float(np.median(timed(lambda canvas: compiled.model.anomaly_maps(canvas[None]), canvases)))
+    each = 1e3 / rows[-1]["per_second"]
+    return {
+        "rows": rows,
+        "peak_ratio": round(rows[-1]["peak_mb"] / rows[0]["peak_mb"], 3),
+        "ms_per_picture": round(each, 2),
+        "of_it_ms": {"decode, on one core": round(decode, 2), "model, on both cores": round(model, 2)},
+    }
+
+
+def cold(test: list[Path], folder: Path) -> dict[str, Any]:
+    """Whole commands, median of five after one to warm the disk cache (and to measure engines once)."""
+    program = [sys.executable, "-m", "anomaly_spotter"]
+    bundles = {name: folder / f"{number}.spot" for number, name in enumerate(DETECTORS)}
+    commands = {"--help": [*program, "--help"]} | {
+        f"predict, {name}": [*program, "predict", "--bundle", bundle, test[0]]
+        for name, bundle in bundles.items()
+        if bundle.exists()
+    }
+    return {
+        name: round(
+            float(
+                np.median(
+                    timed(lambda each: subprocess.run(each, capture_output=True, check=False), [command] * 6)[
+                        1:
+                    ]
+                )
+            )
+            / 1e3,
+            2,
+        )
+        for name, command in commands.items()
+    }
+
+
+_FIT = """
+import json, resource, sys, time
+from anomaly_spotter import Spotter, SpotterConfig
+config = SpotterConfig.load(sys.argv[1], None, ["preprocessing.long_side=128", "preprocessing.alignment=none"])
+start = time.perf_counter()
+Spotter.fit(sys.argv[2], config=config)
+print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
+
+
+def fit(good: Path, folder: Path, counts: tuple[int, ...]) -> dict[str, Any]:
+    """Fit time and peak memory against the number of good pictures (128 px, not aligned)."""
+    many = folder / "many"
+    many.mkdir()
+    sources = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(good.glob("*.png"))]
+    rng = np.random.default_rng(0)
+    found: dict[str, Any] = {"memory": [], "gaussian": []}
+    written = 0
+    for count in counts:
+        for index in range(written, count):
+            small = cv2.resize(sources[index % len(sources)], (128, 128), interpolation=cv2.INTER_AREA)
+            noisy = np.clip(small + rng.normal(0, 2, small.shape), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(many / f"{index:05}.png"), noisy)
+        written = count
+        for name, rows in found.items():
+            done = subprocess.run(
+                [sys.executable, "-c", _FIT, name, many], capture_output=True, text=True, check=True
+            )
+            row = json.loads(done.stdout)
+            rows.append(
+                {"pictures": count, "seconds": round(row["seconds"], 1), "peak_mb": round(row["peak_mb"])}
+            )
+            print(name, rows[-1], flush=True)
+    return found
+
+
+def limits() -> dict[str, float]:
+    """What this machine does at best: 3x3 convolutions in float32 and bfloat16, and copying memory."""
+    import torch
+
+    found = {}
+    for name, dtype in (("conv_fp32_gflops", torch.float32), ("conv_bf16_gflops", torch.bfloat16)):
+        x = torch.randn(1, 64, 128, 128, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        conv = torch.nn.Conv2d(64, 64, 3, padding=1).to(dtype).to(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            ms = float(np.median(timed(lambda each, own=conv: own(each), [x] * 20)[5:]))
+        found[name] = round(2 * 64 * 64 * 9 * 128 * 128 / ms / 1e6, 1)
+    bank = torch.zeros(2**28, dtype=torch.uint8)
+    ms = float(np.median(timed(lambda each: each.sum(dtype=torch.int64), [bank] * 6)[1:]))
+    found["read_gb_per_s"] = round(2**28 / ms / 1e6, 1)
+    return found
+
+
+def draw(found: dict[str, Any], out: Path) -> None:
+    """The charts."""
+    from matplotlib.figure import Figure
+
+    if "single" in found:
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        axes = figure.subplots()
+        detectors = found["single"]["detectors"]
+        engines = list(next(iter(detectors.values()))["ms"])
+        for number, engine in enumerate(engines):
+            values = [each["ms"][engine]["p50"] for each in detectors.values()]
+            bars = axes.bar(np.arange(len(values)) + number * 0.16, values, 0.15, label=engine)
+            axes.bar_label(bars, fmt="%.0f", fontsize=7)
+        axes.set_xticks(np.arange(len(detectors)) + 0.32, list(detectors))
+        axes.set_ylabel("ms, file to verdict (p50)")
+        axes.set_title("One picture, 512 px grey PNG")
+        axes.legend(fontsize=8)
+        figure.savefig(out / "single.png", dpi=110)
+    if "fit" in found:
+        figure = Figure(figsize=(9, 3.5), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for name, rows in found["fit"].items():
+            counts = [row["pictures"] for row in rows]
+            left.loglog(counts, [row["seconds"] for row in rows], "o-", label=name)
+            right.semilogx(counts, [row["peak_mb"] for row in rows], "o-", label=name)
+        left.set(xlabel="good pictures", ylabel="s", title="Fit time")
+        right.set(xlabel="good pictures", ylabel="MB", title="Peak memory", ylim=(0, None))
+        left.legend()
+        figure.savefig(out / "fit.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("outputs/speed"))
+    parser.add_argument("--parts", default="single,batch,cold,fit")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the pictures")
+    arguments = parser.parse_args()
+    parts = arguments.parts.split(",")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    target = arguments.out / "speed.json"
+    found: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {}
+    found |= {"measured": provenance.stamp(), "limits": limits()}
+    few = 10 if arguments.quick else 1
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        good, test = pictures(folder)
+        test = test[:60]
+        if "single" in parts:
+            found["single"] = single(good, test, folder)
+        if "cold" in parts and "single" in parts:
+            found["cold_start_s"] = cold(test, folder)
+        if "batch" in parts:
+            found["batch"] = batch(good, test, folder, (1000 // few, 10_000 // few))
+        if "fit" in parts:
+            found["fit"] = fit(good, folder, (100, 1000 // few * few, 10_000 // few))
+    found["own_peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    target.write_text(json.dumps(found, indent=2) + "\n")
+    draw(found, arguments.out)
+    print(target)
+
+
+if __name__ == "__main__":
+    main()
