@@ -8,11 +8,10 @@ import torch
 from sklearn.decomposition import PCA
 
 from anomaly_spotter.errors import BundleError
+from anomaly_spotter.models.cells import STRIDE, enlarge
 from anomaly_spotter.models.features import (
-    STRIDE,
     GradientFeatures,
     PatchFeatures,
-    enlarge,
     extractor,
     levels,
 )
