@@ -157,3 +157,32 @@ def test_predict_runs_where_pytorch_is_not_installed(spotter, bundle, tmp_path, 
     assert done.returncode == (verdict is Verdict.DEFECT), done.stderr
     assert done.stdout.startswith(verdict)
     assert (tmp_path / "out" / "part_overlay.png").exists()
+
+
+CTRL_C = """
+import faulthandler, signal, sys
+faulthandler.enable()
+import numpy as np
+import onnx
+from anomaly_spotter.models.engines import open_session
+
+node = onnx.helper.make_node("Relu", ["x"], ["y"])
+value = lambda name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4])
+graph = onnx.helper.make_graph([node], "g", [value("x")], [value("y")])
+model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+sessions = [open_session(model.SerializeToString(), "openvino") for _ in range(3)]
+for session in sessions:
+    session(np.ones(4, np.float32))
+del session
+sessions.pop(0)  # the first before the last: each plugin would bring the stack back that it found
+sessions.pop(0)
+sessions.pop(0)
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the alternate signal stack is read as Linux has it")
+def test_ctrl_c_after_openvino_is_handled_and_no_segmentation_fault():
+    done = subprocess.run([sys.executable, "-c", CTRL_C], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr[-2000:]

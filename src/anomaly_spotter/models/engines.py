@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import importlib.util
 import os
+import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -12,6 +15,8 @@ import numpy as np
 from anomaly_spotter.errors import BundleError, MissingExtraError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 EXACT = ("onnxruntime", "openvino")
@@ -94,8 +99,35 @@ class _OpenVino:
             "INFERENCE_NUM_THREADS": processors(),
         }
         model = core.read_model(graph) if weights is None else core.read_model(graph, weights)
-        self._request = core.compile_model(model, "CPU", settings).create_infer_request()
+        with _signal_stack_kept():
+            self._request = core.compile_model(model, "CPU", settings).create_infer_request()
 
     def __call__(self, *values: NDArray[Any]) -> list[NDArray[Any]]:
         found = self._request.infer(list(values), share_inputs=True, share_outputs=True)
         return [np.asarray(value) for value in found.values()]
+
+
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of POSIX on Linux."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Give the thread its own alternate signal stack back.
+
+    OpenVINO's CPU plugin installs one of its own and, when plugins are freed in another order than the reverse of
+    their creation, leaves the thread with one that is no longer mapped: the next Ctrl-C is then a segmentation
+    fault. It touches nothing where it finds another stack than its own.
+    """
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    exchange = ctypes.CDLL(None).sigaltstack
+    before = _SignalStack()
+    exchange(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        exchange(ctypes.byref(before), None)
