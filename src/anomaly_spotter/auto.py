@@ -20,8 +20,10 @@ import numpy as np
 from anomaly_spotter.errors import DatasetError
 from anomaly_spotter.inputs.alignment import AlignmentError, fit_aligner
 from anomaly_spotter.inputs.illumination import Illumination
-from anomaly_spotter.inputs.preprocess import MULTIPLE, Preprocessor, to_grey
-from anomaly_spotter.inputs.synthetic import SMALLEST_SIDE, SYNTHETIC_KINDS, corrupt
+from anomaly_spotter.inputs.painted import DEFECTS, paint, relit
+from anomaly_spotter.inputs.preprocess import MULTIPLE, Preprocessor
+from anomaly_spotter.inputs.region import part_region
+from anomaly_spotter.inputs.synthetic import SMALLEST_SIDE
 from anomaly_spotter.models import feature_model
 from anomaly_spotter.scoring.location import CELL, LocationScale
 from anomaly_spotter.scoring.maps import image_score, smooth
@@ -52,11 +54,7 @@ _SEEN_WELL = 1024  # canvas pixels of the long side: resolutions up to here are 
 _LIGHTS: tuple[Literal["robust", "background"], ...] = ("robust", "background")
 _MOST_FACTORS = 2**27  # values of local Gaussians; larger canvases would make bundles of gigabytes
 _LIGHT = ((0.95, -6.0), (1.05, 6.0))  # gain and offset in grey levels of a drifting lamp
-_STRENGTHS = (0.35, 0.7, 1.2)  # of the synthetic defects, faint to strong
-_DEFECTS = 8  # copies with synthetic defects of each picture
-_LEAST_TEXTURE = 0.5  # under a synthetic defect, see _texture
-_TEXTURE_SIDE, _TEXTURE_WINDOW = 256, 9  # pixels
-_ATTEMPTS = 4  # to place a defect there
+_OUTLINES = 32  # good pictures that tell where aligned parts lie
 _SMOOTHING = (4.0, 8.0, 16.0)  # canvas pixels
 _FRACTIONS = (0.0, 0.003, 0.01, 0.02)  # of the map's highest pixels; 0 is the maximum
 _SHARE = 0.6  # of the budget for choosing; the rest fits the chosen one
@@ -179,7 +177,7 @@ def choose(
     _check(good)
     found = list(_geometries(good, config, announce))
     hold, learn = _samples(len(good), found, config)
-    defects = _paint(good, hold, config.training.seed)
+    defects = paint(good, hold, config.training.seed)
     if not defects:
         raise DatasetError(
             "the good pictures are too flat to choose a model by synthetic defects; name one by --model memory"
@@ -245,6 +243,7 @@ def _geometries(
             aligners.append(fit_aligner("template", good)[0])
         except AlignmentError as error:
             announce(f"not aligned: {error}")
+    shown = np.unique(np.linspace(0, len(good) - 1, _OUTLINES).astype(int)).tolist()
     found = []
     for aligner in aligners:
         frame = max(max(shape) for shape in good.shapes) if aligner is None else max(aligner.frame)
@@ -256,6 +255,9 @@ def _geometries(
             preprocessor = Preprocessor.fit(
                 settings, sizes, is_grey=good.is_grey, white_level=good.white_level, aligner=aligner
             )
+            if config.preprocessing.background == "ignore":
+                region = part_region((good[index] for index in shown), preprocessor)
+                preprocessor = dataclasses.replace(preprocessor, region=region)
             found.append(Geometry(aligner, side, preprocessor))
     yield from sorted(found, key=lambda geometry: geometry.megapixels)
 
@@ -274,7 +276,7 @@ def _samples(
     for shrink in _SHRINKS:
         held = min(round(shrink * _HOLD), round(0.4 * count))
         learned = min(round(shrink * _LEARN), count - held)
-        if wanted <= _room(learned + (2 + _DEFECTS) * held, config.auto.budget):
+        if wanted <= _room(learned + (2 + DEFECTS) * held, config.auto.budget):
             break
     return order[:held].tolist(), order[held : held + learned].tolist()
 
@@ -301,49 +303,6 @@ def _levelled(
     return dataclasses.replace(geometry, preprocessor=dataclasses.replace(preprocessor, illumination=light))
 
 
-def _paint(good: _Pictures, hold: Sequence[int], seed: int) -> list[NDArray[np.uint8]]:
-    """Copies of the held-out pictures with synthetic defects where there is something to see.
-
-    A spot on an empty background separates nothing that matters: it would only reward what looks at the background.
-    """
-    painted = []
-    for position, index in enumerate(hold):
-        picture, donor = _volume(good[index]), _volume(good[hold[position - 1]])
-        donor = donor if donor.shape == picture.shape else picture
-        texture = _texture(picture)
-        for number in range(_DEFECTS):  # one kind each, so that strong kinds do not hide the others
-            kind = SYNTHETIC_KINDS[(position * _DEFECTS + number) % len(SYNTHETIC_KINDS)]
-            strength = _STRENGTHS[number % len(_STRENGTHS)]
-            rng = np.random.default_rng([seed, index, number])
-            for _ in range(_ATTEMPTS):
-                corrupted, mask = corrupt(picture, donor, rng, strength, [kind])
-                if mask.any() and texture[mask].mean() > _LEAST_TEXTURE:
-                    painted.append(corrupted.squeeze())
-                    break
-    return painted
-
-
-def _texture(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Local gradient of ``uint8 [H, W, C]``, ``[H, W]``; 1 is what a tenth of the picture exceeds."""
-    height, width = picture.shape[:2]
-    scale = min(1.0, _TEXTURE_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(to_grey(picture), size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    slope = np.hypot(cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1))
-    local = cv2.blur(slope, (_TEXTURE_WINDOW, _TEXTURE_WINDOW))
-    enlarged = cv2.resize(local, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(enlarged / max(float(np.quantile(local, 0.9)), 1e-6), dtype=np.float32)
-
-
-def _relit(pixels: NDArray[np.uint8], gain: float, offset: float) -> NDArray[np.uint8]:
-    relit = np.rint(pixels * np.float32(gain) + np.float32(offset))
-    return np.asarray(np.clip(relit, 0, 255), dtype=np.uint8)
-
-
-def _volume(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return pixels.reshape(*pixels.shape[:2], -1)
-
-
 def _tried(geometry: Geometry, trial: _Trial, announce: Callable[[str], None]) -> list[Candidate]:
     """All models and scorings at one geometry, the best of them announced."""
     candidates = list(_candidates(geometry, trial))
@@ -364,18 +323,19 @@ def _candidates(geometry: Geometry, trial: _Trial) -> Iterator[Candidate]:
 
     learned = [found for index in trial.learn if (found := canvas(good[index])) is not None]
     held = [canvas(good[index]) for index in hold]
-    relit = [canvas(_relit(good[index], *_LIGHT[number % 2])) for number, index in enumerate(hold)]
+    lit = [canvas(relit(good[index], *_LIGHT[number % 2])) for number, index in enumerate(hold)]
     corrupted = [canvas(pixels) for pixels in trial.defects]
     if len(learned) < 2:
         return
     grids = GoodGrids.fit(learned, config.model, config.training.seed)
-    features = [None if one is None else grids.features.of(one) for one in (*held, *relit, *corrupted)]
+    features = [None if one is None else grids.features.of(one) for one in (*held, *lit, *corrupted)]
     for name, places in _models(geometry, config.model.dimensions):
         settings = config.model.model_copy(update={"name": name, "places": places})
         model, _ = feature_model(name).fit(grids, settings, config.training.seed)
         maps = [None if grid is None else model.distances(grid).numpy() for grid in features]
+        counts = _counting_cells(geometry.preprocessor)
         for scoring in _scorings(config.scoring):
-            scores = _scores(maps, len(held), scoring)
+            scores = _scores(maps, len(held), scoring, counts)
             shares = _found(scores[: 2 * len(held)], scores[2 * len(held) :])
             yield Candidate(geometry, name, places, scoring, shares)
 
@@ -402,10 +362,25 @@ def _scorings(base: ScoringConfig) -> Iterator[ScoringConfig]:
                 yield base.model_copy(update={"smoothing_sigma": sigma, "normalise": normalise, **pooling})
 
 
+def _counting_cells(preprocessor: Preprocessor) -> NDArray[np.bool_]:
+    """``bool [h, w]``, where defects count."""
+    shape = (preprocessor.height // CELL, preprocessor.width // CELL)
+    if preprocessor.region is None:
+        return np.ones(shape, np.bool_)
+    region = preprocessor.region.astype(np.float32)
+    return np.asarray(cv2.resize(region, shape[::-1], interpolation=cv2.INTER_AREA) > 0.5)
+
+
 def _scores(
-    maps: Sequence[NDArray[np.float32] | None], held: int, scoring: ScoringConfig
+    maps: Sequence[NDArray[np.float32] | None],
+    held: int,
+    scoring: ScoringConfig,
+    counts: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """Image scores of maps ``[h, w]``, the first ``held`` of good pictures; a refused part scores infinitely."""
+    """Image scores of maps ``[h, w]``, the first ``held`` of good pictures; a refused part scores infinitely.
+
+    Cells that do not count, ``bool [h, w]``, are as calm as the calmest one that does.
+    """
     smoothed = [None if one is None else smooth(one, scoring.smoothing_sigma / CELL) for one in maps]
     location = None
     if scoring.normalise == "location":
@@ -414,11 +389,11 @@ def _scores(
     for position, one in enumerate(smoothed):
         if one is None:
             scores.append(np.inf)
-        elif location is None:
-            scores.append(image_score(one, scoring))
-        else:  # a held-out picture must not be measured against itself, the defect painted on it need not
+            continue
+        if location is not None:  # a held-out picture must not be measured against itself
             own = location.without(one) if position < held else location
-            scores.append(image_score(own.apply(one), scoring))
+            one = own.apply(one)
+        scores.append(image_score(np.where(counts, one, one[counts].min()), scoring))
     return np.array(scores)
 
 

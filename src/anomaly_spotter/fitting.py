@@ -7,9 +7,12 @@ import dataclasses
 import importlib.util
 import json
 import math
+import tempfile
 import time
+import uuid
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -21,19 +24,22 @@ from anomaly_spotter.inputs.alignment import AlignmentError, fit_aligner
 from anomaly_spotter.inputs.decode import read_picture
 from anomaly_spotter.inputs.illumination import Illumination
 from anomaly_spotter.inputs.preprocess import Preprocessor
-from anomaly_spotter.inputs.region import region_on_canvas
+from anomaly_spotter.inputs.region import part_region, region_on_canvas
 from anomaly_spotter.inputs.store import Canvases, read_good
+from anomaly_spotter.inputs.synthetic import SMALLEST_SIDE, SYNTHETIC_KINDS, corrupt
 from anomaly_spotter.known import Known
 from anomaly_spotter.models import feature_model
+from anomaly_spotter.models.keras_import import keras_module
+from anomaly_spotter.processes import leads
 from anomaly_spotter.scoring import conformal
 from anomaly_spotter.scoring.calibration import Calibration
 from anomaly_spotter.scoring.decision import placed_map
+from anomaly_spotter.scoring.extent import best_share
 from anomaly_spotter.scoring.location import LocationScale
 from anomaly_spotter.scoring.maps import smooth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -41,13 +47,21 @@ if TYPE_CHECKING:
     from anomaly_spotter.inputs.alignment import Aligner
     from anomaly_spotter.inputs.layouts import Dataset
     from anomaly_spotter.inputs.store import GoodPictures
-    from anomaly_spotter.models.base import AnomalyModel, LeftOut
+    from anomaly_spotter.models.base import AnomalyModel, InspectingModel, LeftOut
 
 Progress: TypeAlias = "Callable[[str, int, int], None]"
 FEWEST_PICTURES = 4  # two to learn from, one to stop by, one to calibrate on
 BATCH = 8
-_LIGHT_SAMPLE = 64  # good pictures that tell the normal light
-_RUN_FILES = ("last.ckpt", "best.ckpt", "history.jsonl", "pictures.u8")
+_MARKED = 60  # good pictures that synthetic defects are painted on to learn the extent of marks
+_SAMPLE = 64  # good pictures that tell the normal light, and where the part lies
+_RUN_FILES = (
+    "last.ckpt",
+    "best.ckpt",
+    "last.safetensors",
+    "best.safetensors",
+    "history.jsonl",
+    "pictures.u8",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +79,7 @@ class Fitted:
 
     config: SpotterConfig
     preprocessor: Preprocessor
-    model: AnomalyModel
+    model: InspectingModel
     calibration: Calibration
     location: LocationScale | None
     provenance: dict[str, Any]
@@ -76,7 +90,7 @@ class Fitted:
 class _Learned:
     """A fitted model, and how good pictures look to models that do not know them."""
 
-    model: AnomalyModel
+    model: InspectingModel
     left_out: LeftOut
     counts: dict[str, int]
     facts: dict[str, Any]
@@ -118,19 +132,29 @@ def fit(
             f"{dataset.root}: no good training pictures with layout {dataset.layout}; add some or name another layout"
         )
     _require_torch()
+    leading = leads(config.training)
+    if not leading:
+        show_progress, progress, announce = False, None, None
     tell, report = announce or (lambda _: None), progress or (lambda *_: None)
     started = time.perf_counter()
     digest = dataclasses.replace(
         dataset, samples=dataset.train
     ).digest()  # what training depends on, nothing else
-    _open_run(run_dir, {"config": config.to_dict(), "data_sha256": digest}, resume)
     spill = run_dir / "pictures.u8"
+    if leading:
+        _open_run(run_dir, {"config": config.to_dict(), "data_sha256": digest}, resume)
+    else:
+        spill = Path(tempfile.gettempdir()) / f"anomaly-spotter-{uuid.uuid4().hex}.u8"
     try:
         good = read_good(
             [sample.path for sample in dataset.train], skip_bad=skip_bad, progress=partial(report, "reading")
         )
         _check_count(len(good))
         chosen, choice = _settled(good, config, tell, report)
+        if chosen.model.name != "unet" and chosen.training.devices * chosen.training.nodes > 1:
+            tell(
+                f"{chosen.model.name} learns in one pass, without gradients: several devices bring nothing to it"
+            )
         preprocessor = fit_preprocessor(good, chosen.preprocessing, tell, report)
         canvases, refused = judged(Canvases(good, preprocessor))
         _check_count(len(canvases))
@@ -138,6 +162,9 @@ def fit(
             tell(remark)
         learned = _learn(canvases, chosen, run_dir, spill, report, resume=resume, show_progress=show_progress)
         calibration, location = calibrate(canvases, learned.left_out, chosen, len(refused))
+        if chosen.scoring.mask == "calibrated":
+            share = learn_mask_share(canvases, learned.model, calibration, location, chosen)
+            calibration = dataclasses.replace(calibration, mask_share=share)
     finally:
         with contextlib.suppress(OSError):  # Windows keeps a mapped file; the next run replaces it
             spill.unlink(missing_ok=True)
@@ -188,16 +215,19 @@ def fit_preprocessor(
         white_level=good.white_level,
         aligner=aligner,
     )
+    chosen = np.unique(np.linspace(0, len(good) - 1, _SAMPLE).astype(int)).tolist()
     if config.illumination in ("robust", "background"):
-        chosen = np.unique(np.linspace(0, len(good) - 1, _LIGHT_SAMPLE).astype(int)).tolist()
         pictures = (good[index] for index in chosen)
         canvases = (preprocessor.prepare(picture, preprocessor.place(picture)) for picture in pictures)
         light = Illumination.fit(config.illumination, canvases)
         preprocessor = dataclasses.replace(preprocessor, illumination=light)
     if config.region is not None:
         reference = good[0] if config.region_on is None else read_picture(config.region_on).pixels
-        region = region_on_canvas(config.region, reference, preprocessor)
-        preprocessor = dataclasses.replace(preprocessor, region=region)
+        drawn = region_on_canvas(config.region, reference, preprocessor)
+        preprocessor = dataclasses.replace(preprocessor, region=drawn)
+    elif config.background == "ignore":
+        learned = part_region((good[index] for index in chosen), preprocessor)
+        preprocessor = dataclasses.replace(preprocessor, region=learned)
     return preprocessor
 
 
@@ -225,6 +255,42 @@ def calibrate(
         ),
         location,
     )
+
+
+def learn_mask_share(
+    canvases: Canvases,
+    model: InspectingModel,
+    calibration: Calibration,
+    location: LocationScale | None,
+    config: SpotterConfig,
+) -> float:
+    """From synthetic defects on good pictures, how far marks should reach; see :mod:`~anomaly_spotter.scoring.extent`."""
+    chosen = np.unique(np.linspace(0, len(canvases) - 1, _MARKED).astype(int)).tolist()
+    return best_share(
+        _marked(canvases, chosen, model, calibration, location, config), calibration.pixel_threshold
+    )
+
+
+def _marked(
+    canvases: Canvases,
+    chosen: Sequence[int],
+    model: InspectingModel,
+    calibration: Calibration,
+    location: LocationScale | None,
+    config: SpotterConfig,
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """Pixel scores and true extents of the synthetic defects that are found."""
+    for number, index in enumerate(chosen):
+        good, place = canvases[index], canvases.place(index)
+        if min(good.shape[:2]) < SMALLEST_SIDE:
+            continue
+        rng = np.random.default_rng([config.training.seed, index])
+        kind = SYNTHETIC_KINDS[number % len(SYNTHETIC_KINDS)]
+        corrupted, truth = corrupt(good, canvases[chosen[number - 1]], rng, kinds=[kind])
+        maps, _ = model.anomaly_maps(corrupted[None])
+        raw = placed_map(maps[0], place, config.scoring, location)
+        if truth.any() and calibration.score(raw, config.scoring) > calibration.threshold:
+            yield calibration.normalise(raw), place.crop(truth)
 
 
 def left_out_maps(
@@ -264,11 +330,18 @@ def _learn(
         model, left_out = fit_model(canvases, config, partial(report, "learning"))
         counts = {"train": len(canvases), "validation": 0, "calibration": len(canvases)}
         return _Learned(model, left_out, counts, {"epochs": 0, "interrupted": False, "history": []})
-    train_unet = _import_training()
+    train_unet = _import_training(config.training.framework)
     split = split_good(len(canvases), config)
     pictures = canvases.stacked(spill)
     result = train_unet(
-        pictures, split.train, split.validation, config, run_dir, resume=resume, show_progress=show_progress
+        pictures,
+        split.train,
+        split.validation,
+        config,
+        run_dir,
+        resume=resume,
+        show_progress=show_progress,
+        spill=spill,
     )
     return _Learned(
         result.model,
@@ -283,6 +356,7 @@ def _learn(
             "interrupted": result.interrupted,
             "history": result.history,
             "train_pictures_per_second": round(result.pictures_per_second, 2),
+            "framework": result.framework,
         },
     )
 
@@ -304,7 +378,7 @@ def split_good(count: int, config: SpotterConfig) -> Split:
 
 
 def _held_out_maps(
-    model: AnomalyModel, pictures: NDArray[np.uint8], indices: NDArray[np.int64]
+    model: InspectingModel, pictures: NDArray[np.uint8], indices: NDArray[np.int64]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     for start in range(0, len(indices), BATCH):
         chosen = indices[start : start + BATCH]
@@ -397,7 +471,7 @@ def _require_torch() -> None:
         raise MissingExtraError("training needs PyTorch: pip install 'anomaly-spotter[train]'")
 
 
-def _import_training() -> Callable[..., Any]:
+def _import_training(framework: str) -> Callable[..., Any]:
     try:
         from anomaly_spotter.training import train_unet
     except ModuleNotFoundError as error:
@@ -406,4 +480,7 @@ def _import_training() -> Callable[..., Any]:
         raise MissingExtraError(
             "training needs PyTorch and Lightning: pip install 'anomaly-spotter[train]'"
         ) from None
-    return train_unet
+    if framework == "torch":
+        return train_unet
+    train_in_keras: Callable[..., Any] = keras_module("keras_training").train_unet
+    return train_in_keras

@@ -18,6 +18,7 @@ from anomaly_spotter import provenance
 from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.errors import ConfigError, DatasetError, PictureError, SpotterError
 from anomaly_spotter.fitting import BATCH, judged
+from anomaly_spotter.inputs.condition import conditions_of
 from anomaly_spotter.inputs.layouts import Dataset, load_dataset
 from anomaly_spotter.inputs.store import Canvases, read_good
 from anomaly_spotter.known import Known
@@ -154,6 +155,7 @@ def extend(
             spotter.known.learned | (fresh.fingerprints if learns else frozenset()),
             spotter.known.calibrated | fresh.fingerprints,
             spotter.known.examples,
+            spotter.known.with_conditions_of(fresh.canvases),
         ),
     )
 
@@ -209,7 +211,9 @@ def recalibrate(
         tell(remark)
     story = _changed(spotter, "recalibrate", fresh)
     story["train_counts"] = {**story.get("train_counts", {}), "calibration": len(calibration.scores)}
-    known = Known(spotter.known.learned, fresh.fingerprints, spotter.known.examples)
+    known = Known(
+        spotter.known.learned, fresh.fingerprints, spotter.known.examples, conditions_of(fresh.canvases)
+    )
     return Spotter(config, spotter.preprocessor, spotter.model, calibration, story, spotter.location, known)
 
 

@@ -246,6 +246,31 @@ class ProductSpotter:
             path = None if isinstance(source, np.ndarray) else Path(source)
             yield source, dataclasses.replace(self._inspect(looks, threshold, explain=explain), source=path)
 
+    @property
+    def white_levels(self) -> tuple[int, ...]:
+        """The white levels that a picture must be decoded with for :meth:`inspect_decoded`, ascending."""
+        return tuple(sorted({spotter.preprocessor.white_level for spotter in self.spotters.values()}))
+
+    def inspect_decoded(
+        self,
+        looks: Looks,
+        product: str | None = None,
+        *,
+        threshold: float | None = None,
+        explain: bool = True,
+    ) -> Inspection:
+        """Inspect a picture that was decoded with each of the :attr:`white_levels`; otherwise as :meth:`inspect`.
+
+        Raises:
+            SpotterError: There is no such product.
+        """
+        if product is None:
+            return self._inspect(looks, threshold, explain=explain)
+        spotter = self.detector(product)
+        look = looks[spotter.preprocessor.white_level]
+        (found,) = spotter.inspect_decoded([look], threshold=threshold, explain=explain)
+        return dataclasses.replace(found, product=product)
+
     def describe(self) -> dict[str, Any]:
         """What a result file says about each product's detector, and about the recogniser, as JSON-able values."""
         return {
@@ -293,7 +318,10 @@ class ProductSpotter:
         }
         try:
             recogniser = Recogniser.from_parts(
-                len(spotters), stored.recogniser, stored.arrays, with_torch=uses_torch(engine)
+                len(spotters),
+                stored.recogniser,
+                stored.arrays,
+                with_torch=uses_torch(None if engine == "keras" else engine),
             )
         except (TypeError, KeyError, ValueError) as error:
             raise BundleError(
@@ -310,7 +338,7 @@ class ProductSpotter:
 
     def _decoded(self, pictures: Iterable[Source]) -> Iterator[tuple[Source, Looks | PictureError]]:
         """Every picture as the detectors see it: decoded once for each white level that occurs among them."""
-        whites = sorted({spotter.preprocessor.white_level for spotter in self.spotters.values()})
+        whites = self.white_levels
         streams = [
             read_ahead(copy, white) for white, copy in zip(whites, tee(pictures, len(whites)), strict=True)
         ]

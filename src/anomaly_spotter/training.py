@@ -7,15 +7,19 @@ A run that was killed and resumed therefore ends with the same weights as one th
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import logging
 import math
+import os
 import signal
 import threading
 import time
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import lightning as L  # noqa: N812  the library's own convention
 import numpy as np
@@ -30,33 +34,41 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from anomaly_spotter.checkpoints import AtomicCheckpoints, keep_checkpoint, read_checkpoint, resumable
-from anomaly_spotter.errors import Interrupted, SpotterError
+from anomaly_spotter.errors import ConfigError, Interrupted, SpotterError
 from anomaly_spotter.files import write_atomic
-from anomaly_spotter.inputs.augment import augment
-from anomaly_spotter.inputs.preprocess import to_network
-from anomaly_spotter.inputs.synthetic import corrupt
-from anomaly_spotter.models.features import PatchFeatures, extractor, levels
+from anomaly_spotter.lessons import (
+    Corrupted,
+    learned_features,
+    loader,
+    mean_picture,
+    seen_features,
+    whole_draws,
+)
 from anomaly_spotter.models.unet import UNet, UNetModel
+from anomaly_spotter.processes import (
+    LOST,
+    is_lost_peer,
+    member,
+    requested_by_ctrl_c,
+    starts_others,
+    together,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from anomaly_spotter.config import SpotterConfig, TrainingConfig
+    from anomaly_spotter.models.base import InspectingModel
+    from anomaly_spotter.models.features import PatchFeatures
 
     _Triple = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]
     _Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-_CLEAN_SHARE = 0.2  # of the pictures a segmentation learns from; it must also see parts without a defect
-_SEGMENTATION_WEIGHT = 5.0  # brings the focal loss to the size of the restoration loss
-_HALF_WHITE = 127.5
-_PROJECTION_PICTURES = 48  # pictures that the principal components of the features are learned from
-_VALIDATION_EPOCH = 2**31  # a draw of its own, the same in every epoch, so that validation losses compare
+SEGMENTATION_WEIGHT = 5.0  # brings the focal loss to the size of the restoration loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +79,15 @@ class TrainingResult:
         model: The network with the weights of the best epoch.
         history: One row per finished epoch: ``epoch``, ``train_loss``, ``val_loss``, ``learning_rate``.
         interrupted: Whether Ctrl-C ended the run early.
-        pictures_per_second: Training throughput of this process, augmentation included, validation excluded.
+        pictures_per_second: Training throughput of all processes, augmentation included, validation excluded.
+        framework: What trained it.
     """
 
-    model: UNetModel
+    model: InspectingModel
     history: list[dict[str, float]]
     interrupted: bool
     pictures_per_second: float
+    framework: str = f"torch {torch.__version__}"
 
 
 def train_unet(
@@ -85,6 +99,7 @@ def train_unet(
     *,
     resume: bool = False,
     show_progress: bool = True,
+    spill: Path | None = None,
 ) -> TrainingResult:
     """Train the autoencoder on good canvas pictures.
 
@@ -96,55 +111,26 @@ def train_unet(
         run_dir: Checkpoints and the history go here.
         resume: Continue after the last finished epoch found in ``run_dir``.
         show_progress: Draw a progress bar with the time remaining on the terminal.
+        spill: Where processes that are started here find the pictures; a file in ``run_dir`` if not given.
 
     Raises:
         Interrupted: Ctrl-C before the first epoch ended.
+        ConfigError: The processes or the precision that the settings ask for cannot be had.
         SpotterError: Training diverged, or a checkpoint cannot be written or read.
     """
     settings = config.training
-    batches = _loader(_Corrupted(pictures, train, config), settings, training=True)
-    features = _features(pictures, train, config)
-    module = _Restoration(_reference(pictures, train), features, config, steps=len(batches))
-    book, stop = _Book(run_dir / "history.jsonl", settings, show_progress), _StopRequest()
-    callbacks: list[Callback] = [book, stop]
-    if settings.patience is not None:
-        callbacks.append(
-            _EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=True)
-        )
-    # "best" stands before "last": a kill between the two writes then only repeats the epoch.
-    callbacks += [
-        keep_checkpoint(run_dir, "best", monitor="val_loss"),
-        keep_checkpoint(run_dir, "last", monitor=None),
-    ]
-    with _quiet(), stop.on_ctrl_c():
-        trainer = L.Trainer(
-            accelerator="auto",
-            devices=1,
-            precision="bf16-mixed" if wants_bf16(settings) else "32-true",
-            max_epochs=settings.epochs,
-            callbacks=callbacks,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            deterministic="warn",
-            use_distributed_sampler=False,
-            plugins=[AtomicCheckpoints()],
-        )
-        try:
-            trainer.fit(
-                module,
-                batches,
-                _loader(_Corrupted(pictures, validation, config, fixed=True), settings, training=False),
-                ckpt_path=resumable(run_dir) if resume else None,
-                weights_only=True,
-            )
-        except Interrupted:
-            if not book.history:
-                raise
-        finally:
-            book.bar.stop()
-    if not any(math.isfinite(row["val_loss"]) for row in book.history):
+    module = _Restoration(
+        mean_picture(pictures, train), learned_features(pictures, train, config), config, len(train)
+    )
+    run = _Run(module, train, validation, config, run_dir, resume, show_progress)
+    if starts_others(settings):
+        file = _on_disk(pictures, spill or run_dir / "pictures.u8")
+        ended = together(partial(_run_on, run, file, pictures.shape), settings)
+    else:
+        ended = run(pictures, ctypes.c_bool(False))
+    if ended.interrupted and not ended.history:
+        raise Interrupted
+    if not any(math.isfinite(row["val_loss"]) for row in ended.history):
         raise SpotterError(
             "training diverged: no validation loss is finite; use a smaller training.learning_rate"
         )
@@ -153,13 +139,115 @@ def train_unet(
         UNetModel.fit(
             module.network.cpu().float(),
             config.model,
-            features,
+            module.features,
             [np.asarray(pictures[index]) for index in validation],
         ),
-        book.history,
-        stop.requested,
-        book.pictures_per_second,
+        ended.history,
+        ended.interrupted,
+        ended.pictures_per_second,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How a run ended; the same in every process that took part."""
+
+    history: list[dict[str, float]]
+    interrupted: bool
+    pictures_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What each process of a training does."""
+
+    module: _Restoration
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    config: SpotterConfig
+    run_dir: Path
+    resume: bool
+    show_progress: bool
+
+    def __call__(self, pictures: NDArray[np.uint8], stop: ctypes.c_bool) -> _Ended:
+        """Train ``module`` on ``uint8 [N, H, W, C]`` until it is ready, or a stop is requested."""
+        settings, here = self.config.training, member()
+        show = self.show_progress and here.rank == 0
+        book = _Book(self.run_dir / "history.jsonl", settings, show)
+        callbacks: list[Callback] = [book, _StopRequest(stop)]
+        if settings.patience is not None:
+            callbacks.append(
+                _EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=True)
+            )
+        # "best" stands before "last": a kill between the two writes then only repeats the epoch.
+        callbacks += [
+            keep_checkpoint(self.run_dir, "best", monitor="val_loss"),
+            keep_checkpoint(self.run_dir, "last", monitor=None),
+        ]
+        with _quiet(), _environment_kept(), requested_by_ctrl_c(stop):
+            trainer = L.Trainer(
+                # Apple's graphics processor trains alone.
+                accelerator="auto" if here.count == 1 or torch.cuda.is_available() else "cpu",
+                devices=here.devices,
+                num_nodes=here.count // here.devices,
+                strategy="auto" if here.count == 1 else settings.strategy,
+                sync_batchnorm=here.count > 1 and torch.cuda.is_available(),  # PyTorch has it for CUDA only
+                precision=_precision(settings),
+                max_epochs=settings.epochs,
+                callbacks=callbacks,
+                logger=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                deterministic="warn",
+                use_distributed_sampler=False,
+                plugins=[AtomicCheckpoints()],
+            )
+            try:
+                trainer.fit(
+                    self.module,
+                    loader(Corrupted(pictures, self.train, self.config), settings, training=True),
+                    loader(
+                        Corrupted(pictures, self.validation, self.config, fixed=True),
+                        settings,
+                        training=False,
+                    ),
+                    ckpt_path=resumable(self.run_dir) if self.resume else None,
+                    weights_only=True,
+                )
+            except Interrupted:
+                pass
+            except RuntimeError as error:
+                if here.count > 1 and is_lost_peer(error):
+                    raise SpotterError(LOST) from None
+                raise
+            finally:
+                book.bar.stop()
+        return _Ended(book.history, stop.value, book.pictures_per_second)
+
+
+def _run_on(run: _Run, file: Path, shape: tuple[int, ...], stop: ctypes.c_bool) -> _Ended:
+    """A run on pictures that another process has prepared."""
+    return run(np.memmap(file, dtype=np.uint8, mode="r", shape=shape), stop)
+
+
+def _on_disk(pictures: NDArray[np.uint8], spill: Path) -> Path:
+    """The file where other processes find the pictures."""
+    if isinstance(pictures, np.memmap) and pictures.filename is not None:
+        return Path(pictures.filename)
+    try:
+        pictures.tofile(spill)
+    except OSError as error:
+        raise SpotterError(f"cannot write {spill}: {error.strerror or error}; free some space") from None
+    return spill
+
+
+def _precision(settings: TrainingConfig) -> Literal["bf16-mixed", "16-mixed", "32-true"]:
+    if settings.precision == "fp16":
+        if not torch.cuda.is_available():
+            raise ConfigError("training.precision=fp16 needs a CUDA graphics card; use auto, bf16 or fp32")
+        return "16-mixed"
+    return "bf16-mixed" if wants_bf16(settings) else "32-true"
 
 
 def wants_bf16(settings: TrainingConfig) -> bool:
@@ -181,23 +269,39 @@ class _Restoration(L.LightningModule):
     """
 
     def __init__(
-        self, reference: torch.Tensor, features: PatchFeatures | None, config: SpotterConfig, steps: int
+        self, reference: torch.Tensor, features: PatchFeatures | None, config: SpotterConfig, pictures: int
     ) -> None:
         super().__init__()
         self.settings = config.training
         self.features = features  # no module of its own: never trained, not part of the checkpoints
-        self.steps = steps
+        batch = self.settings.batch_size * self.settings.devices * self.settings.nodes
+        self.steps = -(-whole_draws(pictures, self.settings) // batch)
+        self.losses = [0.0, 0.0]
+        # The same everywhere; sending it fails where it is grey and channels_last (torch 2.13).
+        self._ddp_params_and_buffers_to_ignore = ["network.reference"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
             self.network = UNet(reference.shape[1], config.model, reference)
         self.layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         self.network.to(memory_format=self.layout)  # type: ignore[call-overload]
 
+    def setup(self, stage: str) -> None:
+        # Principal components may differ in sign from one processor to another: all compare with the first one's.
+        self.features = self.trainer.strategy.broadcast(self.features)
+
     def training_step(self, batch: _Batch, _: int) -> torch.Tensor:
         return self._loss(batch)
 
+    def on_validation_epoch_start(self) -> None:
+        self.losses = [0.0, 0.0]
+
     def validation_step(self, batch: _Batch, _: int) -> None:
-        self.log("val_loss", self._loss(batch), batch_size=len(batch[0]))
+        self.losses[0] += len(batch[0]) * float(self._loss(batch))
+        self.losses[1] += len(batch[0])
+
+    def on_validation_epoch_end(self) -> None:
+        total, pictures = _summed(self.trainer, self.losses)
+        self.log("val_loss", total / pictures)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=self.settings.learning_rate)
@@ -217,17 +321,10 @@ class _Restoration(L.LightningModule):
         distance = functional.l1_loss if self.settings.loss == "l1" else functional.mse_loss
         loss = distance(restored.picture.float(), good)
         if restored.marked is not None:
-            loss = loss + _SEGMENTATION_WEIGHT * _focal_loss(restored.marked.float(), mask)
+            loss = loss + SEGMENTATION_WEIGHT * _focal_loss(restored.marked.float(), mask)
         if restored.features is not None and self.features is not None:
-            loss = loss + _surprise(restored.features.float(), _seen(good, self.features))
+            loss = loss + _surprise(restored.features.float(), seen_features(good, self.features))
         return loss
-
-
-@torch.no_grad()
-def _seen(good: torch.Tensor, features: PatchFeatures) -> torch.Tensor:
-    """Features of pictures in [-1, 1], ``[B, d, h, w]``."""
-    grids = [features.project(features.extract(one[None])) for one in (good.float() + 1) * _HALF_WHITE]
-    return torch.stack(grids).permute(0, 3, 1, 2)
 
 
 def _surprise(expected: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
@@ -241,107 +338,10 @@ def _focal_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return ((1 - torch.exp(-cross_entropy)).square() * cross_entropy).mean()
 
 
-class _Corrupted(Dataset[Any]):
-    """(corrupted, good, mask) triples, addressed by ``(epoch, index)`` so that each draw can be repeated."""
-
-    def __init__(
-        self,
-        pictures: NDArray[np.uint8],
-        indices: NDArray[np.int64],
-        config: SpotterConfig,
-        *,
-        fixed: bool = False,
-    ) -> None:
-        self.pictures, self.indices, self.config, self.fixed = pictures, indices, config, fixed
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, key: tuple[int, int]) -> _Triple:
-        epoch, index = key
-        strength, seed = self.config.training.corruption, self.config.training.seed
-        rng = np.random.default_rng([seed, _VALIDATION_EPOCH if self.fixed else epoch, index])
-        good = self._picture(index)
-        if not self.fixed:
-            good = augment(good, self.config.augmentation, rng)
-        if not strength or ("segmentation" in self.config.model.evidence and rng.random() < _CLEAN_SHARE):
-            return good, good, np.zeros(good.shape[:2], dtype=bool)
-        donor = self._picture(int(rng.integers(len(self))))
-        corrupted, mask = corrupt(good, donor, rng, strength)
-        return corrupted, good, mask
-
-    def _picture(self, index: int) -> NDArray[np.uint8]:
-        return np.asarray(self.pictures[self.indices[index]])
-
-
-class _EpochSampler(Sampler[tuple[int, int]]):
-    """Shuffled ``(epoch, index)`` keys; the order depends only on the seed and the epoch."""
-
-    def __init__(self, count: int, draws: int, seed: int, *, shuffle: bool) -> None:
-        self.count, self.draws, self.seed, self.shuffle = count, draws, seed, shuffle
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch, also after a resume."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.draws
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        if not self.shuffle:
-            yield from ((self.epoch, index) for index in range(self.count))
-            return
-        rng = np.random.default_rng([self.seed, self.epoch])
-        rounds = -(-self.draws // self.count)
-        order = np.concatenate([rng.permutation(self.count) for _ in range(rounds)])[: self.draws]
-        # A picture shown twice in an epoch must not be drawn the same way twice.
-        for position, index in enumerate(order.tolist()):
-            yield self.epoch * rounds + position // self.count, index
-
-
-def _loader(pictures: _Corrupted, settings: TrainingConfig, *, training: bool) -> DataLoader[Any]:
-    draws = _draws(len(pictures), settings) if training else len(pictures)
-    return DataLoader(
-        pictures,
-        batch_size=settings.batch_size,
-        sampler=_EpochSampler(len(pictures), draws, settings.seed, shuffle=training),
-        collate_fn=_collate,
-        drop_last=training and draws > settings.batch_size,
-    )
-
-
-def _collate(triples: list[_Triple]) -> _Batch:
-    """Two ``float32 [B, C, H, W]`` in [-1, 1] and the mask ``float32 [B, 1, H, W]``."""
-    corrupted, good, masks = (np.stack(side) for side in zip(*triples, strict=True))
-    mask = torch.from_numpy(masks[:, None].astype(np.float32))
-    return torch.from_numpy(to_network(corrupted)), torch.from_numpy(to_network(good)), mask
-
-
-@torch.inference_mode()
-def _features(
-    pictures: NDArray[np.uint8], train: NDArray[np.int64], config: SpotterConfig
-) -> PatchFeatures | None:
-    """The features that the network learns to expect, projected on the good pictures' principal components."""
-    if "features" not in config.model.evidence:
-        return None
-    extract = extractor(config.model.features, pictures.shape[3], weights=config.model.weights)
-    chosen = train[np.unique(np.linspace(0, len(train) - 1, _PROJECTION_PICTURES).astype(int))]
-    grids = [extract(levels(np.asarray(pictures[index]))) for index in chosen]
-    return PatchFeatures.fit(extract, grids, config.model.dimensions, config.training.seed)
-
-
-def _reference(pictures: NDArray[np.uint8], train: NDArray[np.int64]) -> torch.Tensor:
-    """The mean good picture, ``float32 [1, C, H, W]`` in [-1, 1]."""
-    total = np.zeros(pictures.shape[1:], dtype=np.int64)
-    for index in train:
-        total += pictures[index]
-    mean = np.rint(total / len(train)).astype(np.uint8)
-    return torch.from_numpy(to_network(mean[None]))
-
-
-def _draws(count: int, settings: TrainingConfig) -> int:
-    return count if settings.pictures_per_epoch is None else settings.pictures_per_epoch
+def _summed(trainer: L.Trainer, values: list[float]) -> list[float]:
+    """Sums over all processes."""
+    own = torch.tensor(values, device=trainer.strategy.root_device)
+    return cast("list[float]", trainer.strategy.reduce(own, reduce_op="sum").tolist())
 
 
 class _EarlyStopping(EarlyStopping):
@@ -353,28 +353,38 @@ class _EarlyStopping(EarlyStopping):
 
 
 class _StopRequest(Callback):
-    """Ctrl-C ends the run between two steps instead of tearing through a step or a write."""
+    """A request ends the run between two steps, in all processes after the same one."""
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, stop: ctypes.c_bool) -> None:
+        self.stop = stop
 
-    @contextlib.contextmanager
-    def on_ctrl_c(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():  # signals reach only the main thread
-            yield
-            return
-        before = signal.signal(signal.SIGINT, self._request)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+            # Lightning's own handler waits for the other processes, which torchrun ends as well.
+            signal.signal(signal.SIGTERM, _end_as_lost)
 
-    def _request(self, *_: object) -> None:
-        self.requested = True
-
-    def on_train_batch_end(self, *_: object) -> None:
-        if self.requested:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.strategy.reduce_boolean_decision(self.stop.value, all=False):
+            self.stop.value = True
             raise Interrupted
+
+
+def progress_bar(*, show: bool) -> Progress:
+    """On stderr: ``epoch``, bar, time elapsed and remaining, ``loss``; the named are fields of its task."""
+    return Progress(
+        TextColumn("{task.fields[epoch]}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+        console=Console(stderr=True),
+        disable=not show,
+    )
+
+
+def _end_as_lost(*_: object) -> None:
+    raise SpotterError(LOST)
 
 
 class _Book(Callback):
@@ -385,16 +395,7 @@ class _Book(Callback):
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self.pictures = 0
-        self.bar = Progress(
-            TextColumn("{task.fields[epoch]}"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]}"),
-            console=Console(stderr=True),
-            disable=not show,
-        )
+        self.bar = progress_bar(show=show)
 
     @property
     def pictures_per_second(self) -> float:
@@ -424,18 +425,20 @@ class _Book(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.losses.append(float(outputs["loss"]))
-        self.pictures += len(batch[0])
+        self.pictures += len(batch[0]) * trainer.world_size
         self.bar.advance(self.task)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        total, steps = _summed(trainer, [sum(self.losses), len(self.losses)])
         row = {
             "epoch": trainer.current_epoch + 1,
-            "train_loss": sum(self.losses) / len(self.losses),
+            "train_loss": total / steps,
             "val_loss": float(trainer.callback_metrics["val_loss"]),
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
         }
         self.history.append(row)
-        write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in self.history).encode())
+        if trainer.is_global_zero:
+            write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in self.history).encode())
         self.bar.update(
             self.task,
             epoch=f"epoch {row['epoch']:>3} of {self.settings.epochs}",
@@ -444,14 +447,28 @@ class _Book(Callback):
 
 
 @contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Lightning sets variables for whole processes, which other work in this one must not find."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning's advice (more workers, tips) is about other machines and hides our own messages."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -101,6 +101,8 @@ def test_the_unet_and_gaussians_go_through_the_package_too(spotter, tmp_path, to
         for one, other in zip(again.inspect(parts), detector.inspect(parts), strict=True):
             assert one.score == pytest.approx(other.score, abs=2e-3)
             assert one.regions == pytest.approx(other.regions) or len(one.regions) == len(other.regions)
+            assert one.condition == other.condition
+        np.testing.assert_array_equal(again.known.conditions, detector.known.conditions)
 
 
 def test_a_region_of_interest_goes_along(tmp_path):
@@ -297,7 +299,8 @@ def test_a_model_with_an_operator_of_its_own_is_refused_in_one_line(exported, tm
 def test_what_cannot_be_asked_for_gets_one_line(exported, tmp_path, monkeypatch):
     spotter, onnx_folder, ir_folder, _ = exported
     for arguments, words in (
-        ({"to": "tflite"}, "no export format"),
+        ({"to": "coreml"}, "no export format"),
+        ({"to": "tflite"}, "Keras runs the U-Net only"),
         ({"precision": "fp8"}, "no precision"),
         ({"precision": "bf16"}, "use --to openvino"),
     ):

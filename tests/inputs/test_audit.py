@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from anomaly_spotter.inputs.audit import SHORTCUT_AUROC, Audit, audit, trivial_statistics
 from anomaly_spotter.inputs.decode import Picture
 from anomaly_spotter.inputs.duplicates import find_near_duplicates, thumbnail
+from anomaly_spotter.inputs.findings import is_beyond_chance
 from anomaly_spotter.inputs.layouts import load_dataset
 
 DATA = Path(os.environ.get("ANOMALY_SPOTTER_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
@@ -253,3 +254,10 @@ def test_the_real_screw_has_a_brightness_shortcut() -> None:
         for text in found.warnings
     )
     assert [(pair.first.name, pair.second.name) for pair in found.near_duplicates] == [("053.png", "173.png")]
+
+
+def test_with_three_pictures_every_difference_is_chance():
+    assert not is_beyond_chance(1.0, 2, 1)
+    assert is_beyond_chance(1.0, 20, 20)
+    assert is_beyond_chance(0.1, 20, 20)  # the other way round
+    assert not is_beyond_chance(0.6, 20, 20)

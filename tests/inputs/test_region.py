@@ -14,7 +14,7 @@ from anomaly_spotter.errors import DatasetError, SpotterError
 from anomaly_spotter.fitting import fit_preprocessor
 from anomaly_spotter.inputs.alignment import fit_aligner
 from anomaly_spotter.inputs.preprocess import Preprocessor
-from anomaly_spotter.inputs.region import region_on_canvas
+from anomaly_spotter.inputs.region import part_region, region_on_canvas
 from anomaly_spotter.inputs.store import read_good
 from tests.conftest import write_png
 from tests.inputs.test_alignment import SIDE, Scene
@@ -155,3 +155,42 @@ def test_a_region_drawn_on_a_picture_without_a_part_is_refused(tmp_path, key):
     everything = write_png(tmp_path / "r.png", np.full((SIDE, SIDE), 255, np.uint8))
     with pytest.raises(DatasetError, match="cannot be aligned: no part found"):
         region_on_canvas(everything, np.full((SIDE, SIDE), 190, np.uint8), key)
+
+
+def _aligned_preprocessor(pictures: list[np.ndarray]) -> Preprocessor:
+    aligner, _ = fit_aligner("template", pictures)
+    sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
+    return Preprocessor.fit(PreprocessingConfig(), sizes, is_grey=True, aligner=aligner)
+
+
+def _bars(count: int) -> list[np.ndarray]:
+    """A dark bar with a knob, turned a little differently each time, on a light ground."""
+    rng = np.random.default_rng(3)
+    pictures = []
+    for _ in range(count):
+        picture = np.full((200, 260), 200, np.uint8)
+        picture[85:115, 50:210] = 60
+        cv2.circle(picture, (195, 100), 30, 40, -1)
+        turn = cv2.getRotationMatrix2D((130, 100), float(rng.uniform(-20, 20)), 1)
+        picture = cv2.warpAffine(picture, turn, (260, 200), borderValue=200)
+        pictures.append(np.clip(picture + rng.normal(0, 2, picture.shape), 0, 255).astype(np.uint8))
+    return pictures
+
+
+def test_the_region_of_aligned_parts_is_where_they_lie_with_a_margin() -> None:
+    pictures = _bars(12)
+    preprocessor = _aligned_preprocessor(pictures)
+    region = part_region(pictures, preprocessor)
+    assert region is not None
+    canvases = [preprocessor.prepare(one, preprocessor.place(one)) for one in pictures]
+    part = np.mean([canvas.squeeze() < 130 for canvas in canvases], axis=0) > 0.5
+    assert region[part].all()
+    around = cv2.dilate(part.astype(np.uint8), np.ones((41, 41), np.uint8)).astype(bool)
+    assert not region[~around].any()
+
+
+def test_pictures_as_taken_and_parts_that_fill_the_canvas_have_no_such_region() -> None:
+    pictures = _bars(12)
+    as_taken = Preprocessor.fit(PreprocessingConfig(), [(260, 200)], is_grey=True)
+    assert part_region(pictures, as_taken) is None
+    assert part_region([], _aligned_preprocessor(pictures)) is None

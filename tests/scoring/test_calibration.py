@@ -112,3 +112,24 @@ def test_maps_that_are_not_finite_are_refused():
     broken[1][2, 2] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         fit(broken)
+
+
+def test_more_pictures_join_the_old_ones_on_the_raw_scale():
+    """Killed mutants: the way back to raw values multiplies by the scale."""
+    maps = good_maps(np.random.default_rng(9), 20)
+    old = fit(maps[:12], pixel_false_positive_rate=0.05)
+    expected = sorted(float(each.max()) for each in maps[:12])
+    np.testing.assert_allclose(old.raw_scores, expected, rtol=1e-6)
+    assert old.raw_limit == pytest.approx(expected[old.promise.rank - 1])
+    scoring = SCORING.model_copy(update={"pixel_false_positive_rate": 0.05})
+    both = old.with_more(maps[12:], scoring, CalibrationConfig(false_reject_rate=0.1))
+    np.testing.assert_allclose(both.raw_scores, sorted(float(each.max()) for each in maps), rtol=1e-6)
+    high = [np.quantile(np.stack(some), 0.95) for some in (maps[:12], maps[12:])]
+    centre = [np.median(np.stack(some)) for some in (maps[:12], maps[12:])]
+    assert both.centre == pytest.approx((12 * centre[0] + 8 * centre[1]) / 20, rel=1e-5)
+    raw_high = both.centre + both.scale * both.pixel_threshold
+    assert raw_high == pytest.approx((12 * high[0] + 8 * high[1]) / 20, rel=1e-5)
+    other = both.promising(CalibrationConfig(false_reject_rate=0.3))
+    np.testing.assert_allclose(other.raw_scores, both.raw_scores, rtol=1e-9)
+    assert other.centre + other.scale * other.pixel_threshold == pytest.approx(raw_high)
+    assert other.raw_limit < both.raw_limit

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta
 
+from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.scoring import conformal
 
 
@@ -155,3 +156,9 @@ def test_p_values_of_good_parts_are_valid_and_ties_count_against_rejection():
     )
     for level in (0.02, 0.1, 0.5):
         assert (p_values <= level).mean() <= level + 4 * np.sqrt(level / 20_000)
+
+
+def test_which_share_of_the_good_pictures_gives_scores():
+    unet = SpotterConfig.load("unet", overrides={"calibration": {"max_fraction": 0.4}}, environment={})
+    assert conformal.held_out_share(unet) == 0.4
+    assert conformal.held_out_share(SpotterConfig.load("memory", environment={})) == 1.0

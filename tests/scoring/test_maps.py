@@ -30,3 +30,9 @@ def test_pooling():
     assert image_score(ramp, ScoringConfig(pooling="max")) == 99
     assert image_score(ramp, ScoringConfig(pooling="top_mean", top_fraction=0.03)) == 98
     assert image_score(ramp, ScoringConfig(pooling="top_mean", top_fraction=0.0001)) == 99
+
+
+def test_the_kernel_is_cut_at_four_deviations():
+    point = np.zeros((1, 31), np.float32)
+    point[0, 15] = 1
+    assert np.flatnonzero(smooth(point, 1.5)[0]).tolist() == list(range(9, 22))

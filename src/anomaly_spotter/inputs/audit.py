@@ -8,7 +8,6 @@ few threads, and only small summaries are kept (4 kB a picture).
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -29,12 +28,12 @@ from anomaly_spotter.inputs.decode import (
 )
 from anomaly_spotter.inputs.duplicates import find_near_duplicates, thumbnail
 from anomaly_spotter.inputs.findings import (
-    CHANCE_DEVIATIONS,
     SHORTCUT_AUROC,
     Audit,
     Duplicate,
     Fault,
     Separation,
+    is_beyond_chance,
 )
 from anomaly_spotter.inputs.headers import read_file
 from anomaly_spotter.inputs.preprocess import to_grey
@@ -223,7 +222,6 @@ def _separation(name: str, first: str, second: str, a: list[float], b: list[floa
     from sklearn.metrics import roc_auc_score  # a second to import
 
     auroc = float(roc_auc_score([0] * len(a) + [1] * len(b), a + b))
-    chance = math.sqrt((len(a) + len(b) + 1) / (12 * len(a) * len(b)))
     return Separation(
         statistic=name,
         first=first,
@@ -232,5 +230,5 @@ def _separation(name: str, first: str, second: str, a: list[float], b: list[floa
         second_mean=float(np.mean(b)),
         auroc=max(auroc, 1 - auroc),
         is_second_higher=auroc > 0.5,
-        is_significant=abs(auroc - 0.5) >= CHANCE_DEVIATIONS * chance,
+        is_significant=is_beyond_chance(auroc, len(a), len(b)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,12 @@ SHORTCUT_AUROC = 0.8
 """From here on a trivial statistic that separates good from defective pictures is called a shortcut."""
 CHANCE_DEVIATIONS = 2.0
 """An AUROC counts if it is this many standard deviations from what two groups of the same kind would show."""
+
+
+def is_beyond_chance(auroc: float, first: int, second: int) -> bool:
+    """Whether two groups of so many pictures hardly show this AUROC if nothing tells them apart."""
+    chance = math.sqrt((first + second + 1) / (12 * first * second))
+    return abs(auroc - 0.5) >= CHANCE_DEVIATIONS * chance
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from anomaly_spotter.inputs.alignment import Reason
 
 MULTIPLE = 16  # three down-sampling levels, and a stem that folds 2 x 2 pixels
+LONGEST_SIDE = 2**15
+"""Pixels of a canvas side that a model file may claim."""
+
+_WHITEST = 65535  # of 16 bits
 _SHRINK_FIRST = 0.75  # below this scale pixels are averaged before they are warped
 _ALIGNER, _REGION = "aligner.", "region"
 
@@ -42,6 +46,7 @@ class Placement:
         reason: Why the part cannot be judged; ``None`` when it can.
         outside: ``bool [height, width]``, canvas pixels beyond the picture's border or the region of interest;
             ``None`` when there are none.
+        quality: How well the part's edges match the mean good part, -1..1; ``None`` without alignment.
     """
 
     matrix: NDArray[np.float64]
@@ -51,6 +56,7 @@ class Placement:
     height: int
     reason: Reason | None = None
     outside: NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
+    quality: float | None = None
 
     def crop(self, on_canvas: NDArray[Any]) -> NDArray[Any]:
         """The picture's part of a canvas array ``[H, W, ...]`` (a view)."""
@@ -126,12 +132,31 @@ class Preprocessor:
         aligner, light = settings.pop("aligner", None), settings.pop("illumination", None)
         own = {key.removeprefix(_ALIGNER): value for key, value in arrays.items() if key.startswith(_ALIGNER)}
         region = arrays.get(_REGION)
-        return cls(
+        fitted = cls(
             **settings,
             illumination=None if light is None else Illumination(**light),
             aligner=None if aligner is None else Aligner.from_parts(aligner, own),
             region=None if region is None else np.asarray(region, bool),
         )
+        fitted._check()
+        return fitted
+
+    def _check(self) -> None:
+        """Refuse what a damaged or forged file may claim, before anything is allocated by it."""
+        sides: tuple[object, ...] = (self.height, self.width)
+        numbers: tuple[object, ...] = (*sides, self.channels, self.white_level)
+        if not all(type(number) is int for number in numbers):
+            raise ValueError(f"a canvas of {numbers}")
+        if not all(
+            MULTIPLE <= side <= LONGEST_SIDE and side % MULTIPLE == 0 for side in (self.height, self.width)
+        ):
+            raise ValueError(f"a canvas of {self.height} x {self.width} pixels")
+        if self.channels not in (1, 3) or self.aspect not in ("keep", "squash"):
+            raise ValueError(f"{self.channels} channels, aspect {self.aspect}")
+        if not 0 < self.white_level <= _WHITEST:
+            raise ValueError(f"a white level of {self.white_level}")
+        if self.region is not None and self.region.shape != sides:
+            raise ValueError(f"a region of {self.region.shape} on a canvas of {sides}")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON-able values."""
@@ -158,8 +183,11 @@ class Preprocessor:
         left, top = (frame_width - scale * self.width) / 2, (frame_height - scale * self.height) / 2
         to_frame = _scaling(scale, scale, left, top)
         matrix = np.vstack([pose.matrix, [0, 0, 1]]) @ to_frame
-        placement = Placement(matrix[:2], 0, 0, self.width, self.height, pose.reason)
-        return self._with_region(replace(placement, outside=self._beyond(matrix[:2], pixels.shape)))
+        outside = self._beyond(matrix[:2], pixels.shape)
+        placement = Placement(
+            matrix[:2], 0, 0, self.width, self.height, pose.reason, outside, float(pose.quality)
+        )
+        return self._with_region(placement)
 
     def prepare(self, pixels: NDArray[np.uint8], place: Placement) -> NDArray[np.uint8]:
         """Bring a picture ``[H, W]`` or ``[H, W, 3]`` onto the canvas: ``uint8 [height, width, channels]``."""

@@ -1,4 +1,7 @@
-"""Region of interest: where defects count, drawn on one picture, carried by the alignment to every other."""
+"""Region of interest: where defects count, drawn on one picture or learned as where good parts lie.
+
+The alignment carries it to every other picture.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,48 @@ from anomaly_spotter.errors import DatasetError
 from anomaly_spotter.inputs.decode import read_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from anomaly_spotter.inputs.preprocess import Preprocessor
+
+_COVERED = 0.05  # of the good parts reach to a place that belongs to the part
+_MARGIN = 16  # canvas pixels around it: burrs and chips stick out, and features look that far
+_NEARLY_ALL = 0.95  # of the canvas: then a region brings nothing
+
+
+def part_region(
+    pictures: Iterable[NDArray[np.uint8]], preprocessor: Preprocessor
+) -> NDArray[np.bool_] | None:
+    """Where aligned good parts lie on the canvas, with a margin: what is beside them is background.
+
+    Args:
+        pictures: Good pictures, ``uint8 [H, W]`` or ``[H, W, 3]``.
+        preprocessor: Brings them onto the canvas.
+
+    Returns:
+        ``bool [height, width]`` of the canvas; ``None`` without alignment, or when the parts fill it anyway.
+    """
+    if preprocessor.aligner is None:
+        return None
+    size = (preprocessor.width, preprocessor.height)
+    covered, count = np.zeros(size[::-1]), 0
+    for pixels in pictures:
+        outline, place = preprocessor.aligner.outline(pixels), preprocessor.place(pixels)
+        if outline is None or place.reason is not None:
+            continue
+        inside = np.zeros(pixels.shape[:2], np.uint8)
+        cv2.fillPoly(inside, [np.rint(outline).astype(np.int32)], 1)
+        covered += cv2.warpAffine(inside, place.matrix, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+        count += 1
+    if not count:
+        return None
+    belongs = (covered >= max(1.0, _COVERED * count)).astype(np.uint8)
+    around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _MARGIN + 1, 2 * _MARGIN + 1))
+    region = cv2.dilate(belongs, around).astype(bool)
+    return np.asarray(region) if 0 < region.mean() < _NEARLY_ALL else None
 
 
 def region_on_canvas(

@@ -159,6 +159,10 @@ class Canvases(Sequence[NDArray[np.uint8]]):
         pixels = self.pictures[number]
         return self.preprocessor.prepare(pixels, self._located(number, pixels))
 
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """The picture itself, ``[H, W]`` or ``[H, W, 3]``."""
+        return self.pictures[self.chosen[index]]
+
     def place(self, index: int) -> Placement:
         """Where a picture lies on the canvas."""
         number = self.chosen[index]

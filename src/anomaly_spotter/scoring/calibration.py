@@ -6,6 +6,7 @@ rate. Both constants are fixed here and never depend on the picture that is insp
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -46,6 +47,8 @@ class Calibration:
         pixel_threshold: Pixel score from which on a pixel belongs to a defect.
         promise: The guarantee behind ``threshold``.
         refused: Good pictures without a score, because their part could not be found or is cut off.
+        mask_share: Share of a defective picture's strongest pixel from which on pixels are marked, if that is above
+            ``pixel_threshold``; see :mod:`~anomaly_spotter.scoring.extent`.
     """
 
     scores: tuple[float, ...]
@@ -55,6 +58,7 @@ class Calibration:
     pixel_threshold: float
     promise: conformal.Promise
     refused: int = 0
+    mask_share: float = 0.0
 
     @classmethod
     def fit(
@@ -100,7 +104,7 @@ class Calibration:
         old, high = self.raw_scores, self.centre + self.scale * self.pixel_threshold
         new = _measure(raw_maps, scoring)
         if new is None:
-            return self._of(old, self.centre, high, self.refused + refused, calibration)
+            return self._of(old, self.centre, high, self.refused + refused, calibration, self.mask_share)
         share = len(new.scores) / (len(new.scores) + len(old))
         return self._of(
             np.concatenate([old, new.scores]),
@@ -108,6 +112,7 @@ class Calibration:
             high + share * (new.high - high),
             self.refused + refused,
             calibration,
+            self.mask_share,
         )
 
     @property
@@ -123,7 +128,7 @@ class Calibration:
     def promising(self, calibration: CalibrationConfig) -> Self:
         """The same scores with the limit that another rate or confidence asks for, which becomes 1."""
         high = self.centre + self.scale * self.pixel_threshold
-        return self._of(self.raw_scores, self.centre, high, self.refused, calibration)
+        return self._of(self.raw_scores, self.centre, high, self.refused, calibration, self.mask_share)
 
     def promise_at(self, rate: float, confidence: float | None) -> conformal.Promise:
         """What these scores could promise at another rate; changes nothing."""
@@ -137,6 +142,7 @@ class Calibration:
         high: float,
         refused: int,
         calibration: CalibrationConfig,
+        mask_share: float = 0.0,
     ) -> Self:
         """From raw scores, the raw median pixel, the raw pixel limit and the number of refused pictures."""
         raw = np.sort(raw_scores)
@@ -153,14 +159,40 @@ class Calibration:
             pixel_threshold=(high - centre) / scale,
             promise=promise,
             refused=refused,
+            mask_share=mask_share,
         )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of :meth:`to_dict`."""
-        return cls(
-            **{**values, "scores": tuple(values["scores"]), "promise": conformal.Promise(**values["promise"])}
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            KeyError: Something is missing.
+            TypeError: Something has another type.
+            ValueError: The values cannot come from a calibration.
+        """
+        own = cls(
+            **{
+                **values,
+                "scores": tuple(float(score) for score in values["scores"]),
+                "promise": conformal.Promise(**values["promise"]),
+            }
         )
+        promise = own.promise
+        numbers = (*own.scores, own.centre, own.scale, own.threshold, own.pixel_threshold)
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise TypeError("the calibration holds something else than finite numbers")
+        counts = (own.refused, promise.rank, promise.count, promise.needed)
+        if not all(isinstance(count, int) for count in counts) or not 0 < promise.rate < 1:
+            raise TypeError("the calibration's promise holds something else than counts and rates")
+        if not (
+            own.scale > 0
+            and own.scores == tuple(sorted(own.scores))
+            and promise.count == len(own.scores) + own.refused
+            and 1 <= promise.rank <= len(own.scores)
+        ):
+            raise ValueError("the calibration's scores, scale and promise do not fit together")
+        return own
 
     def to_dict(self) -> dict[str, Any]:
         """All constants as JSON-able values."""
@@ -194,7 +226,7 @@ def _measure(raw_maps: Iterable[NDArray[np.float32]], scoring: ScoringConfig) ->
     for raw_map in raw_maps:
         scores.append(image_score(raw_map, scoring))
         sampled = rng.choice(raw_map.size, min(raw_map.size, _PIXELS_PER_PICTURE), replace=False)
-        pixels.append(raw_map.ravel()[sampled])
+        pixels.append(_counted(raw_map.ravel()[sampled]))
     if not np.isfinite(scores).all():
         raise ValueError("an anomaly map holds values that are not finite; the model is broken")
     if not pixels:
@@ -202,3 +234,9 @@ def _measure(raw_maps: Iterable[NDArray[np.float32]], scoring: ScoringConfig) ->
     good_pixels = np.concatenate(pixels)
     high = float(np.quantile(good_pixels, 1 - scoring.pixel_false_positive_rate))
     return _Measured(np.asarray(scores, dtype=np.float64), float(np.median(good_pixels)), high)
+
+
+def _counted(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Without those that do not count: they were all made as calm as the calmest one, and are no typical pixels."""
+    calm = pixels == pixels.min()
+    return pixels[~calm] if 1 < np.count_nonzero(calm) < len(pixels) else pixels

@@ -6,13 +6,15 @@ The image score decides first; a mask is drawn only where the verdict is DEFECT,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from anomaly_spotter.errors import SpotterError
+from anomaly_spotter.inputs.condition import condition
+from anomaly_spotter.scoring.extent import mask_limit
 from anomaly_spotter.scoring.inspection import Inspection, Region, Verdict
 from anomaly_spotter.scoring.maps import min_max, smooth
 
@@ -55,8 +57,10 @@ class Judge:
             threshold: Decision limit instead of the calibrated one.
         """
         limit = self.calibration.threshold if threshold is None else threshold
+        taken = condition(picture.pixels, place, self.preprocessor)
         if place.reason is not None:
-            return refused(picture, place.reason, limit, self.calibration.p_value(math.inf))
+            p_value = self.calibration.p_value(math.inf)
+            return replace(refused(picture, place.reason, limit, p_value), condition=taken)
         raw = placed_map(canvas_map, place, self.config, self.location)
         score = self.calibration.score(raw, self.config)
         if not math.isfinite(score):
@@ -86,13 +90,16 @@ class Judge:
             else self.preprocessor.canvas_to_picture(normal, place, picture.pixels),
             notes=picture.notes,
             display_range=(low, high) if self.config.display == "minmax" else DISPLAY_RANGE,
+            condition=taken,
         )
 
     def _mask(self, pixel_scores: NDArray[np.float32]) -> NDArray[np.bool_]:
         if self.config.mask == "otsu":
             return otsu_mask(pixel_scores)
         # A part that was called DEFECT is never left without a mark: its strongest pixel always counts.
-        limit = min(self.calibration.pixel_threshold, float(pixel_scores.max()))
+        limit = mask_limit(
+            float(pixel_scores.max()), self.calibration.pixel_threshold, self.calibration.mask_share
+        )
         return np.asarray(pixel_scores >= limit)
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from anomaly_spotter.inputs.condition import Condition
+
 
 class Verdict(StrEnum):
     """The decision about one picture."""
@@ -69,6 +71,7 @@ class Inspection:
         reason: Why the part could not be judged at all (none found, more than one, cut off, misfit, of no known
             product), else ``None``.
         product: Whose detector judged, where there are several; ``None`` where there is one, or none was recognised.
+        condition: Light, sharpness and pose of the picture; ``None`` where no detector judged.
     """
 
     verdict: Verdict
@@ -85,6 +88,7 @@ class Inspection:
     display_range: tuple[float, float] = (0.0, 2.0)
     reason: str | None = None
     product: str | None = None
+    condition: Condition | None = None
 
 
 def finite(score: float) -> float | None:

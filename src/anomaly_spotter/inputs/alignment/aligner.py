@@ -22,7 +22,7 @@ class Reason(StrEnum):
     """Why a picture cannot be judged."""
 
     NO_PART = "no part found"
-    SEVERAL = "more than one part"
+    SEVERAL = "more than one part, or a larger one"
     CUT = "the part is cut by the border"
     MISFIT = "the part does not fit the good ones"
 
@@ -94,6 +94,11 @@ class Aligner:
     def locate(self, pixels: NDArray[np.uint8]) -> Pose:
         """Find the part in a picture ``[H, W]`` or RGB ``[H, W, 3]`` of any size."""
         return self.pose(observe(pixels, self.scale))
+
+    def outline(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64] | None:
+        """The part's outline as points (x, y) in the picture's pixels, ``float64 [N, 2]``; ``None`` without a part."""
+        blob = find_blob(observe(pixels, self.scale), self.level)
+        return None if blob is None else (blob.outline + 0.5) / self.scale - 0.5
 
     def pose(self, observation: Observation) -> Pose:
         """The same for a picture already observed at this aligner's scale."""

@@ -175,7 +175,8 @@ def add_decision(
 def add_mask(graph: Graph, pixel_scores: str, score: str, calibration: Calibration) -> str:
     """``uint8 [H, W]``, 255 where a defect is: at the calibrated limits, before regions are dropped for their size."""
     strongest = graph("ReduceMax", pixel_scores, keepdims=0)
-    limit = graph("Min", strongest, np.array(calibration.pixel_threshold, np.float32))
+    spread = graph("Mul", strongest, np.array(calibration.mask_share, np.float32))
+    limit = graph("Min", strongest, graph("Max", spread, np.array(calibration.pixel_threshold, np.float32)))
     marked = graph("GreaterOrEqual", pixel_scores, limit)
     is_defect = graph("Greater", score, np.array([calibration.threshold], np.float32))
     return graph("Mul", graph.cast(graph("And", marked, is_defect), np.uint8), np.array(255, np.uint8))

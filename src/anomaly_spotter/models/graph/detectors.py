@@ -58,7 +58,7 @@ def stages(config: ModelConfig, canvas: tuple[int, int, int], arrays: Arrays) ->
         arrays: The model's arrays in the bundle.
 
     Raises:
-        BundleError: An array is missing.
+        BundleError: An array is missing, or they do not fit together.
         ConfigError: The features run in PyTorch only.
         MissingExtraError: The package onnx is not installed.
     """
@@ -68,6 +68,10 @@ def stages(config: ModelConfig, canvas: tuple[int, int, int], arrays: Arrays) ->
         return [features_stage(config.features, canvas, arrays), _distances_stage(config, canvas, arrays)]
     except KeyError as error:
         raise BundleError(f"the model lacks {error}; use the original file") from None
+    except (ValueError, TypeError, IndexError) as error:
+        raise BundleError(
+            f"the model's arrays do not fit together ({error}); use the original file"
+        ) from None
 
 
 def features_stage(name: str, canvas: tuple[int, int, int], arrays: Arrays) -> Stage:
@@ -216,32 +220,44 @@ def _add_squares(
         graph("ReduceSumSquare", queries, np.array([2]), keepdims=0),
         graph("ReduceSumSquare", graph("Sub", counts, queries), np.array([2]), keepdims=0),
     )
-    unsigned = graph("QuantizeLinear", queries, np.array(1, np.float32), np.array(128, np.uint8))
-    closest, patches = _add_closest(graph, unsigned, bank, with_patches=with_patches)
+    closest, patches = _add_closest(graph, _halves(graph, queries), bank, with_patches=with_patches)
     twice = graph("Mul", graph.cast(closest, np.float32), np.array(2, np.float32))
     return graph("Sub", squares, twice), patches
 
 
+def _halves(graph: Graph, queries: str) -> tuple[str, str]:
+    """Whole numbers -127..127 as two ``uint8``, at most 128 each, whose sum is 128 for zero.
+
+    Unsigned by signed is the pair of types that processors multiply fastest. Those without VNNI instructions add two such
+    products in 16 bits, which only holds the sum if the unsigned factor stays within half its range.
+    """
+    shifted = graph("Add", queries, np.array(128, np.float32))
+    low = graph("Min", shifted, np.array(127, np.float32))
+    return graph.cast(low, np.uint8), graph.cast(graph("Sub", shifted, low), np.uint8)
+
+
 def _add_closest(
-    graph: Graph, queries: str, bank: NDArray[np.int8], *, with_patches: bool
+    graph: Graph, queries: tuple[str, str], bank: NDArray[np.int8], *, with_patches: bool
 ) -> tuple[str, str]:
     """The largest ``q . b - |b|^2 / 2`` of the patches of each place, ``int32 [P, Q]``, and which patch has it.
 
-    ``queries`` are ``uint8 [P, Q, d]``, 128 standing for zero: the pair of types that processors multiply fastest.
+    ``queries`` are the :func:`_halves` of ``[P, Q, d]``.
     """
-    zero = np.array(128, np.uint8)
+    half = np.array(64, np.uint8)
     best, which = [], []
     for start in range(0, len(bank), _PLACES):
         rows = slice(start, min(start + _PLACES, len(bank)))
-        some = queries if len(bank) <= _PLACES else graph.part(queries, [start], [rows.stop], [0])
+        some = [
+            each if len(bank) <= _PLACES else graph.part(each, [start], [rows.stop], [0]) for each in queries
+        ]
         columns = np.ascontiguousarray(bank[rows].transpose(0, 2, 1))
         patches = bank[rows].astype(np.float32)  # whole numbers below 2^24: exact
         norms = np.ceil(np.einsum("pkd,pkd->pk", patches, patches) / 2).astype(np.int32)
         if len(bank) == 1:  # a plain matrix, which engines pack once
-            product = graph("MatMulInteger", graph("Squeeze", some, np.array([0])), columns[0], zero)
+            some, columns = [graph("Squeeze", each, np.array([0])) for each in some], columns[0]
+        product = graph("Add", *(graph("MatMulInteger", each, columns, half) for each in some))
+        if len(bank) == 1:
             product = graph("Unsqueeze", product, np.array([0]))
-        else:
-            product = graph("MatMulInteger", some, columns, zero)
         closeness = graph("Sub", product, norms[:, None])
         best.append(graph.maximum(closeness, 2))
         if with_patches:
