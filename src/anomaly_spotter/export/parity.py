@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from anomaly_spotter.errors import PictureError
+from anomaly_spotter.exported import ExportedNetwork
 from anomaly_spotter.inputs.preprocess import Placement
 from anomaly_spotter.runtime import Parts
 from anomaly_spotter.scoring.decision import placed_map
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from anomaly_spotter.exported import ExportedModel
+    from anomaly_spotter.models.base import InspectingModel
     from anomaly_spotter.spotter import Spotter
 
 
@@ -71,7 +73,10 @@ def probes(spotter: Spotter) -> list[NDArray[np.uint8]]:
 
 
 def measure(
-    spotter: Spotter, model: ExportedModel, pictures: Sequence[Path], exported: Spotter | None
+    spotter: Spotter,
+    model: ExportedModel | ExportedNetwork,
+    pictures: Sequence[Path],
+    exported: Spotter | None,
 ) -> Parity:
     """Compare on canvases, and on pictures where ``exported`` is the export as a detector.
 
@@ -79,8 +84,7 @@ def measure(
         PictureError: A picture cannot be read.
     """
     canvases = probes(spotter)
-    compare = _on_picture if spotter.preprocessor.aligner is None else _on_canvas
-    pairs = [compare(spotter, model, canvas, f"canvas {number}") for number, canvas in enumerate(canvases)]
+    pairs = [_on_probe(spotter, model, canvas, f"canvas {number}") for number, canvas in enumerate(canvases)]
     if exported is not None:
         pairs += _on_files(spotter, exported, pictures)
     limit = spotter.calibration.threshold
@@ -100,17 +104,35 @@ def _on_picture(spotter: Spotter, model: ExportedModel, picture: NDArray[np.uint
     return _Pair(name, expected.score, float(found["score"][0]), float(apart))
 
 
-def _on_canvas(spotter: Spotter, model: ExportedModel, canvas: NDArray[np.uint8], name: str) -> _Pair:
+def _on_probe(
+    spotter: Spotter, model: ExportedModel | ExportedNetwork, canvas: NDArray[np.uint8], name: str
+) -> _Pair:
+    if isinstance(model, ExportedNetwork):
+        placed = _placed(spotter, canvas, model)
+        found_score = spotter.calibration.score(placed, spotter.config.scoring)
+        return _on_canvas(spotter, canvas, name, found_score, spotter.calibration.normalise(placed))
+    if spotter.preprocessor.aligner is None:
+        return _on_picture(spotter, model, canvas, name)
+    found = model.outputs(canvas, spotter.preprocessor.region)
+    return _on_canvas(spotter, canvas, name, float(found["score"][0]), found["anomaly_map"])
+
+
+def _on_canvas(
+    spotter: Spotter, canvas: NDArray[np.uint8], name: str, score: float, pixels: NDArray[np.float32]
+) -> _Pair:
+    placed = _placed(spotter, canvas, spotter.model)
+    apart = np.abs(pixels - spotter.calibration.normalise(placed)).max()
+    return _Pair(name, spotter.calibration.score(placed, spotter.config.scoring), score, float(apart))
+
+
+def _placed(spotter: Spotter, canvas: NDArray[np.uint8], model: InspectingModel) -> NDArray[np.float32]:
+    """A model's map of a canvas, as scoring sees it."""
     light, region = spotter.preprocessor.illumination, spotter.preprocessor.region
     lit = canvas if light is None else light.apply(canvas)
-    raw, _ = spotter.model.anomaly_maps(lit[None])
+    raw, _ = model.anomaly_maps(lit[None])
     height, width = canvas.shape[:2]
     place = Placement(np.eye(2, 3), 0, 0, width, height, outside=None if region is None else ~region)
-    placed = placed_map(raw[0], place, spotter.config.scoring, spotter.location)
-    found = model.outputs(canvas, region)
-    apart = np.abs(found["anomaly_map"] - spotter.calibration.normalise(placed)).max()
-    score = spotter.calibration.score(placed, spotter.config.scoring)
-    return _Pair(name, score, float(found["score"][0]), float(apart))
+    return placed_map(raw[0], place, spotter.config.scoring, spotter.location)
 
 
 def _on_files(spotter: Spotter, exported: Spotter, pictures: Iterable[Path]) -> list[_Pair]:

@@ -16,15 +16,17 @@ import numpy as np
 from safetensors.numpy import save as save_arrays
 
 from anomaly_spotter.errors import ConfigError, MissingExtraError, SpotterError
+from anomaly_spotter.export import keras
 from anomaly_spotter.export.graph import detector_graph
 from anomaly_spotter.export.parity import Parity, measure, probes
 from anomaly_spotter.exported import ARRAYS, DESCRIPTION, FORMAT, FORMAT_VERSION, read_export
+from anomaly_spotter.models.keras_files import ENGINES as KERAS_ENGINES
 from anomaly_spotter.spotter import Spotter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-FORMATS = ("onnx", "openvino")
+FORMATS = ("onnx", "openvino", *keras.MODELS)
 PRECISIONS = ("fp32", "bf16", "int8")
 _EXAMPLES = ("inspect_part.py", "inspect_part.cpp", "InspectPart.cs")
 
@@ -59,7 +61,8 @@ def export(
     Args:
         spotter: The detector, loaded with ``engine="torch"``.
         folder: New, empty, or that of an earlier export, which is replaced.
-        to: ``onnx`` or ``openvino``.
+        to: ``onnx`` or ``openvino``, from picture to verdict; ``keras``, ``saved_model`` or ``tflite``, a U-Net's network
+            from canvas to anomaly map.
         precision: ``fp32``; ``bf16`` (OpenVINO computes so where the processor can); ``int8``, the convolutions
             quantised on the bundle's good canvases.
         pictures: Also compare on these, from file to verdict.
@@ -67,8 +70,8 @@ def export(
         announce: Told the result of the comparison in one line.
 
     Raises:
-        ConfigError: Format and precision do not go together, or the features run in PyTorch only.
-        MissingExtraError: onnx, onnxruntime or openvino is not installed.
+        ConfigError: Format and precision or model do not go together, or the features run in PyTorch only.
+        MissingExtraError: onnx, onnxruntime, openvino or Keras is not installed.
         SpotterError: The export decides differently, or cannot be written.
         PictureError: A picture cannot be read.
     """
@@ -88,14 +91,12 @@ def export(
                     "with --allow-drift"
                 )
             _write_json(made / DESCRIPTION, {**description, "parity": parity.to_dict()})
-            (made / "README.md").write_text(_readme(spotter, model, to, precision, parity), encoding="utf-8")
-            for name in _EXAMPLES:
-                text = (
-                    resources.files("anomaly_spotter.export")
-                    .joinpath("examples", f"{name}.txt")
-                    .read_text("utf-8")
-                )
-                (made / name).write_text(text.replace("MODEL_FILE", model.name), encoding="utf-8")
+            if to in keras.MODELS:
+                text = keras.readme(spotter, to, parity, DESCRIPTION)
+            else:
+                text = _readme(spotter, model, to, precision, parity)
+                _write_examples(made, model)
+            (made / "README.md").write_text(text, encoding="utf-8")
             if folder.exists():
                 shutil.rmtree(folder)
             made.rename(folder)
@@ -113,6 +114,8 @@ def _check(to: str, precision: str, folder: Path) -> None:
         raise ConfigError(f"no precision '{precision}'; choose one of {', '.join(PRECISIONS)}")
     if (to, precision) == ("onnx", "bf16"):
         raise ConfigError("ONNX Runtime computes no bf16 on processors; use --to openvino for bf16")
+    if to in keras.MODELS and precision != "fp32":
+        raise ConfigError(f"--to {to} is written in fp32; use --to onnx or openvino for {precision}")
     if folder.exists() and (
         not folder.is_dir() or (any(folder.iterdir()) and not (folder / DESCRIPTION).is_file())
     ):
@@ -120,6 +123,9 @@ def _check(to: str, precision: str, folder: Path) -> None:
 
 
 def _write_model(spotter: Spotter, folder: Path, to: str, precision: str) -> Path:
+    if to in keras.MODELS:
+        size = (spotter.preprocessor.height, spotter.preprocessor.width, spotter.preprocessor.channels)
+        return keras.write_network(spotter.config.model, size, spotter.model.state(), folder, to)
     import onnx
 
     metadata = {
@@ -200,15 +206,19 @@ def _quantise(graph: Any, spotter: Spotter, path: Path) -> None:
 def _describe(spotter: Spotter, folder: Path, model: Path, to: str, precision: str) -> dict[str, Any]:
     """Write what Python needs beside the model, and give what describes the export."""
     bundle = spotter.to_bundle()
-    kept = {name: array for name, array in bundle.arrays.items() if not name.startswith(("model.", "known."))}
+    kept = {
+        name: array
+        for name, array in bundle.arrays.items()
+        if name == "known.conditions" or not name.startswith(("model.", "known."))
+    }
     arrays = {name: np.asarray(array, order="C") for name, array in kept.items()}
     (folder / ARRAYS).write_bytes(save_arrays(arrays or {"none": np.zeros(1, np.uint8)}))
-    names = [ARRAYS, model.name, *([model.with_suffix(".bin").name] if to == "openvino" else [])]
+    names = [ARRAYS, *_files(folder, model)]
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "model": model.name,
-        "engine": "onnxruntime" if to == "onnx" else ("openvino-bf16" if precision == "bf16" else "openvino"),
+        "engine": _engine(model, to, precision),
         "precision": precision,
         "bundle": spotter.identity,
         "files": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names},
@@ -219,6 +229,27 @@ def _describe(spotter: Spotter, folder: Path, model: Path, to: str, precision: s
     }
     _write_json(folder / DESCRIPTION, description)
     return description
+
+
+def _files(folder: Path, model: Path) -> list[str]:
+    """The files of a model, relative to its folder."""
+    found = [path for path in sorted(model.rglob("*")) if path.is_file()] if model.is_dir() else [model]
+    if model.suffix == ".xml":
+        found.append(model.with_suffix(".bin"))
+    return [path.relative_to(folder).as_posix() for path in found]
+
+
+def _engine(model: Path, to: str, precision: str) -> str:
+    if to in keras.MODELS:
+        return KERAS_ENGINES[model.name]
+    return "onnxruntime" if to == "onnx" else ("openvino-bf16" if precision == "bf16" else "openvino")
+
+
+def _write_examples(folder: Path, model: Path) -> None:
+    for name in _EXAMPLES:
+        source = resources.files("anomaly_spotter.export").joinpath("examples", f"{name}.txt")
+        text = source.read_text("utf-8").replace("MODEL_FILE", model.name)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _compared(spotter: Spotter, folder: Path, pictures: Sequence[Path]) -> Parity:

@@ -73,6 +73,7 @@ def run_benchmark(
     robustness: bool = True,
     resume: bool = False,
     announce: Callable[[str], None] = lambda _: None,
+    measured: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> Benchmark:
     """Measure every model on every category with every seed, and write ``out/benchmark.md``, ``.json`` and plots.
 
@@ -87,6 +88,7 @@ def run_benchmark(
         robustness: Measure perturbed test pictures too.
         resume: Keep cells that were finished with these settings and pictures.
         announce: Told in one line each what happens and how long it will take.
+        measured: Told the result of each cell that was not kept, as soon as it is there.
 
     Raises:
         DatasetError: No category found, or an unknown one named.
@@ -99,7 +101,7 @@ def run_benchmark(
         announce(f"{len(kept)} of {len(jobs)} cells finished before, kept")
     results, failed = dict(kept), dict[Cell, str]()
     try:
-        _run_all([job for job in jobs if job.cell not in kept], results, failed, announce)
+        _run_all([job for job in jobs if job.cell not in kept], results, failed, announce, measured)
     finally:  # an interrupted benchmark shows what it has
         found = Benchmark(
             out / "benchmark.md",
@@ -199,6 +201,7 @@ def _run_all(
     results: dict[Cell, dict[str, Any]],
     failed: dict[Cell, str],
     announce: Callable[[str], None],
+    measured: Callable[[dict[str, Any]], None],
 ) -> None:
     """Run the jobs one after the other, filling ``results`` and ``failed`` as they end."""
     seconds: dict[str, list[float]] = {}
@@ -213,6 +216,7 @@ def _run_all(
             announce(f"{where}: failed: {error}")
             continue
         results[job.cell] = found
+        measured(found)
         seconds.setdefault(job.cell.model, []).append(time.perf_counter() - started)
         image, passed = found["image"], duration(seconds[job.cell.model][-1])
         numbers = ", ".join(

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anomaly_spotter.bundle import SUFFIX
 from anomaly_spotter.errors import DatasetError, Interrupted, SpotterError
 from anomaly_spotter.files import safe_name, write_json
+from anomaly_spotter.fleet.observing import unobserved
 from anomaly_spotter.inputs.layouts import find_categories, load_dataset
+from anomaly_spotter.processes import leads
 from anomaly_spotter.products import ProductSpotter
 from anomaly_spotter.spotter import Spotter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from anomaly_spotter.config import SpotterConfig
     from anomaly_spotter.fitting import Progress
+    from anomaly_spotter.fleet.observing import Observe
     from anomaly_spotter.inputs.layouts import Dataset
 
+HISTORY = "history.jsonl"  # in a run folder: one line per epoch
 _LONGEST = 200  # bytes of products' names in a file's name, of which 255 are allowed
 
 
@@ -96,9 +101,7 @@ def train_category(
         progress=progress,
         announce=announce,
     )
-    bundle = spotter.save(out / "models" / f"{name}{SUFFIX}")
-    write_json(out / "metrics" / f"{name}.train.json", spotter.describe())
-    return Trained(spotter, bundle)
+    return Trained(spotter, _written(spotter, out, name, config))
 
 
 def train_products(
@@ -132,9 +135,135 @@ def train_products(
         progress=progress,
         announce=announce,
     )
-    bundle = spotter.save(out / "models" / f"{name}{SUFFIX}")
-    write_json(out / "metrics" / f"{name}.train.json", spotter.describe())
-    return TrainedProducts(spotter, bundle)
+    return TrainedProducts(spotter, _written(spotter, out, name, config))
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """All that is needed to train, evaluate and report a category, here or on another machine.
+
+    Attributes:
+        name: Its name below the data set root.
+        data: Data set root.
+        config: Settings.
+        out: Folder for ``models``, ``metrics``, ``reports`` and ``runs``.
+        layout: Layout by name instead of by detection.
+        resume: Keep it if it was finished with these settings and pictures, else go on where it broke off.
+        skip_bad: Leave unusable training pictures out.
+    """
+
+    name: str
+    data: Path
+    config: SpotterConfig
+    out: Path
+    layout: str | None = None
+    resume: bool = False
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a category.
+
+    Attributes:
+        category: Its name.
+        words: The same for the user.
+        result: Evaluation JSON; ``None`` where there are no test pictures, or it failed.
+        report: HTML report.
+        failed: Why it could not be finished.
+        bundle: Its model file, where it was trained now and not kept from before.
+    """
+
+    category: str
+    words: str
+    result: dict[str, Any] | None = None
+    report: Path | None = None
+    failed: str | None = None
+    bundle: Path | None = None
+
+
+class Runner(Protocol):
+    """Where categories are processed, and in which order they come back."""
+
+    def __call__(
+        self,
+        categories: Sequence[Category],
+        announce: Callable[[str], None],
+        *,
+        observe: Observe = unobserved,
+    ) -> Iterable[Outcome]:
+        """Process all of them, telling in one line each what happens, watched by ``observe``."""
+        ...
+
+
+def process_category(
+    category: Category,
+    *,
+    show_progress: bool = False,
+    announce: Callable[[str], None] = lambda _: None,
+    observe: Observe = unobserved,
+) -> Outcome:
+    """Train, evaluate and report one category, watched by ``observe``.
+
+    Raises:
+        Interrupted: Ctrl-C; ``resume`` goes on.
+    """
+    from anomaly_spotter.reporting import FILE_NAME, write_evaluation_report  # plots are slow to import
+
+    name, config, out = category.name, category.config, category.out
+    try:
+        dataset = load_dataset(category.data, name, category.layout)
+        result_file = out / "metrics" / f"{_name(dataset.category, config)}.json"
+        report_dir = out / "reports" / _name(dataset.category, config)
+        finished = _finished(result_file, out, dataset, config) if category.resume else None
+        if finished is not None:
+            return Outcome(name, "finished before, kept", finished, report_dir / FILE_NAME)
+        folder = run_folder(dataset, config, out)
+        with observe(folder.name, config, folder / HISTORY, category.resume) as seen:
+            announce("training")
+            trained = train_category(
+                dataset,
+                config,
+                out,
+                resume=category.resume,
+                skip_bad=category.skip_bad,
+                show_progress=show_progress,
+                announce=announce,
+            )
+            seen.trained(trained.spotter, trained.bundle)
+            if trained.spotter.provenance["interrupted"]:
+                raise Interrupted
+            if not dataset.test:
+                return Outcome(name, "no test pictures, trained only", bundle=trained.bundle)
+            announce("evaluating")
+            evaluation = trained.spotter.evaluate(dataset)
+            write_evaluation_report(trained.spotter, evaluation, report_dir)
+            finished = evaluation.to_dict()
+            write_json(result_file, finished)  # last: its presence means the category is finished
+            seen.evaluated(finished, report_dir)
+    except SpotterError as error:
+        return Outcome(name, f"failed: {error}", failed=f"{name}: {error}")
+    return Outcome(name, "finished", finished, report_dir / FILE_NAME, bundle=trained.bundle)
+
+
+def in_turn(
+    categories: Sequence[Category],
+    announce: Callable[[str], None],
+    *,
+    show_progress: bool = False,
+    observe: Observe = unobserved,
+) -> Iterator[Outcome]:
+    """Process categories one after the other on this machine, each watched by ``observe``."""
+    for number, category in enumerate(categories, start=1):
+        where = f"[{number}/{len(categories)}] {category.name}: "
+        outcome = process_category(
+            category,
+            show_progress=show_progress,
+            announce=partial(_tell, announce, where),
+            observe=observe,
+        )
+        announce(where + outcome.words)
+        yield outcome
 
 
 def process_all(
@@ -146,7 +275,7 @@ def process_all(
     layout: str | None = None,
     resume: bool = False,
     skip_bad: bool = False,
-    show_progress: bool = False,
+    run: Runner = in_turn,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Summary:
     """Train, evaluate and report every category; one that fails does not stop the others.
@@ -159,59 +288,61 @@ def process_all(
         layout: Layout by name instead of by detection.
         resume: Skip categories that were finished with these settings and pictures, and continue a broken-off one.
         skip_bad: Leave unusable training pictures out.
-        show_progress: Draw progress bars.
-        announce: Told in one line what comes next.
+        run: Where they are processed: :func:`in_turn` here, or on a Ray cluster, see
+            :mod:`anomaly_spotter.fleet.on_ray`.
+        announce: Told in one line what happens.
 
     Raises:
         DatasetError: No category found.
         Interrupted: Ctrl-C; what was finished is kept, and ``resume`` goes on.
     """
-    from anomaly_spotter.reporting import FILE_NAME, write_evaluation_report  # plots are slow to import
-
     names = list(categories) if categories is not None else find_categories(data, layout)
     if not names:
         raise DatasetError(f"{data} holds no category in a known layout; give --layout or another folder")
+    works = [Category(name, data, config, out, layout, resume, skip_bad) for name in names]
+    outcomes = {outcome.category: outcome for outcome in run(works, announce)}
     summary = Summary(table=out / "metrics" / "summary.json")
-    for number, category in enumerate(names, start=1):
-        where = f"[{number}/{len(names)}] {category}"
-        try:
-            dataset = load_dataset(data, category, layout)
-            result_file = out / "metrics" / f"{_name(dataset.category, config)}.json"
-            report_dir = out / "reports" / _name(dataset.category, config)
-            finished = _finished(result_file, out, dataset, config) if resume else None
-            if finished is None:
-                announce(f"{where}: training")
-                trained = train_category(
-                    dataset,
-                    config,
-                    out,
-                    resume=resume,
-                    skip_bad=skip_bad,
-                    show_progress=show_progress,
-                    announce=announce,
-                )
-                if trained.spotter.provenance["interrupted"]:
-                    raise Interrupted
-                if not dataset.test:
-                    announce(f"{where}: no test pictures, trained only")
-                    summary.untested.append(category)
-                    continue
-                announce(f"{where}: evaluating")
-                evaluation = trained.spotter.evaluate(dataset)
-                write_evaluation_report(trained.spotter, evaluation, report_dir)
-                finished = evaluation.to_dict()
-                write_json(result_file, finished)  # last: its presence means the category is finished
-            else:
-                announce(f"{where}: finished before, kept")
-            summary.results[category] = finished
-            summary.reports[category] = report_dir / FILE_NAME
-        except SpotterError as error:
-            announce(f"{where}: failed: {error}")
-            summary.failed[category] = f"{category}: {error}"
+    for name in names:
+        outcome = outcomes[name]
+        if outcome.failed is not None:
+            summary.failed[name] = outcome.failed
+        elif outcome.result is None or outcome.report is None:
+            summary.untested.append(name)
+        else:
+            summary.results[name], summary.reports[name] = outcome.result, outcome.report
     write_json(
         summary.table, {"categories": summary.results, "failed": summary.failed, "untested": summary.untested}
     )
     return summary
+
+
+def told_afterwards(category: Category, outcome: Outcome, observe: Observe) -> None:
+    """Tell ``observe`` of a category that was trained elsewhere, once it is finished."""
+    if outcome.bundle is None:
+        return
+    folder = category.out / "runs" / outcome.bundle.name.removesuffix(SUFFIX)
+    with observe(folder.name, category.config, folder / HISTORY, category.resume) as seen:
+        seen.trained(Spotter.load(outcome.bundle), outcome.bundle)
+        if outcome.result is not None and outcome.report is not None:
+            seen.evaluated(outcome.result, outcome.report.parent)
+
+
+def run_folder(dataset: Dataset, config: SpotterConfig, out: Path) -> Path:
+    """Where a category's checkpoints and history are; its name is that of the category's other files."""
+    return out / "runs" / _name(dataset.category, config)
+
+
+def _tell(announce: Callable[[str], None], where: str, line: str) -> None:
+    announce(where + line)
+
+
+def _written(spotter: Spotter | ProductSpotter, out: Path, name: str, config: SpotterConfig) -> Path:
+    """The bundle's place; of several processes that trained together the first one writes."""
+    bundle = out / "models" / f"{name}{SUFFIX}"
+    if leads(config.training):
+        spotter.save(bundle)
+        write_json(out / "metrics" / f"{name}.train.json", spotter.describe())
+    return bundle
 
 
 def _name(category: str, config: SpotterConfig) -> str:

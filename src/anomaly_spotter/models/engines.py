@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from anomaly_spotter.errors import BundleError, MissingExtraError
+from anomaly_spotter.errors import BundleError, ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,9 +50,12 @@ def open_session(graph: bytes, engine: str, weights: bytes | None = None) -> Ses
         weights: Of a graph in OpenVINO's own form, which keeps them apart.
 
     Raises:
+        ConfigError: There is no such engine.
         MissingExtraError: The engine is not installed.
         BundleError: The engine does not run this graph.
     """
+    if engine not in _PACKAGES:
+        raise ConfigError(f"no engine '{engine}'; choose one of {', '.join(ENGINES)}")
     package = _PACKAGES[engine]
     try:
         module = importlib.import_module(package)
@@ -76,10 +79,16 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _threads() -> int:
+    """How many of them an engine takes: all, or as many as ``OMP_NUM_THREADS`` leaves it where others run beside."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(processors(), int(wanted)) if wanted.isdigit() and int(wanted) else processors()
+
+
 class _OnnxRuntime:
     def __init__(self, onnxruntime: Any, graph: bytes) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = processors()
+        options.intra_op_num_threads = _threads()
         options.log_severity_level = 3
         # Idle threads that spin keep the next stage, which has threads of its own, from its processors.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -96,7 +105,7 @@ class _OpenVino:
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": processors(),
+            "INFERENCE_NUM_THREADS": _threads(),
         }
         model = core.read_model(graph) if weights is None else core.read_model(graph, weights)
         with _signal_stack_kept():

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from anomaly_spotter.errors import BundleError
+from anomaly_spotter.inputs.preprocess import LONGEST_SIDE
 from anomaly_spotter.models.cells import STRIDE
 
 if TYPE_CHECKING:
@@ -64,15 +65,22 @@ class Exemplars:
         """Rebuild from :meth:`state`.
 
         Raises:
-            BundleError: An array is missing.
+            BundleError: An array is missing, or they do not fit together.
         """
         try:
             height, width, channels = (int(side) for side in np.array(state["exemplar_canvas"]))
-            return cls(
-                np.array(state["exemplars"], np.uint8),
-                np.array(state["exemplar_ends"], np.int64),
-                (height, width, channels),
-            )
+            files, ends = np.array(state["exemplars"], np.uint8), np.array(state["exemplar_ends"], np.int64)
+            sane = max(height, width) <= LONGEST_SIDE and min(height, width) >= STRIDE and channels in (1, 3)
+            if (
+                not sane
+                or ends.ndim != 1
+                or not (np.diff(ends, prepend=0) > 0).all()
+                or ends[-1:] > len(files)
+            ):
+                raise ValueError(
+                    f"{len(ends)} files in {len(files)} bytes, of {height} x {width} x {channels}"
+                )
+            return cls(files, ends, (height, width, channels))
         except (KeyError, ValueError) as error:
             raise BundleError(f"the model's exemplars do not fit ({error}); use the original file") from None
 
@@ -101,10 +109,17 @@ class Exemplars:
             patches: ``int64 [h * w]``, the patch for each cell.
             places: ``int64 [h * w]``, the place it was found at.
             origins: ``int64 [K, 2]``, the exemplar of each patch, and its cell there (-1: the place itself).
+
+        Raises:
+            BundleError: A patch comes from an exemplar, or a place in it, that there is not.
         """
         size = (self.canvas[0] // STRIDE, self.canvas[1] // STRIDE)
+        if origins.ndim != 2 or origins.shape[1] != 2 or len(origins) <= patches.max():
+            raise BundleError("the origins of the model's patches do not fit; use the original file")
         chosen = origins[patches]
         cells = np.where(chosen[:, 1] < 0, places, chosen[:, 1])
+        if chosen[:, 0].min() < 0 or chosen[:, 0].max() >= len(self.ends) or cells.max() >= size[0] * size[1]:
+            raise BundleError("the origins of the model's patches do not fit; use the original file")
         return self.compose(chosen[:, 0].reshape(size), cells.reshape(size))
 
     def compose(self, pictures: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.uint8]:

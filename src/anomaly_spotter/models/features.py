@@ -185,7 +185,9 @@ class PatchFeatures:
             BundleError: An array is missing or does not fit.
         """
         try:
-            mean, components = (torch.from_numpy(np.array(state[key])) for key in ("mean", "components"))
+            mean, components = (
+                torch.from_numpy(np.array(state[key], np.float32)) for key in ("mean", "components")
+            )
         except KeyError as error:
             raise BundleError(f"the model lacks {error}; use the original file") from None
         if components.ndim != 2 or mean.shape != components.shape[:1]:
@@ -197,7 +199,13 @@ class PatchFeatures:
         return {**self.extract.state(), "mean": self.mean.numpy(), "components": self.components.numpy()}
 
     def project(self, grid: Tensor) -> Tensor:
-        """``[h, w, D] -> [h, w, d]``."""
+        """``[h, w, D] -> [h, w, d]``.
+
+        Raises:
+            BundleError: The projection is of other features.
+        """
+        if grid.shape[-1] != len(self.mean):
+            raise BundleError("the feature projection does not fit the features; use the original file")
         return (grid - self.mean) @ self.components
 
     @torch.inference_mode()
