@@ -113,3 +113,37 @@ def test_bad_input_gets_one_clear_line(trained, data_root, tmp_path, main_of):
         assert code == 2, arguments
         assert error.count("error: ") == 1, error
         assert expected in error, arguments
+
+
+def test_drift_tells_by_words_file_and_exit_code(trained, data_root, tmp_path):
+    rng = np.random.default_rng(81)
+    good, dark = tmp_path / "good", tmp_path / "dark"
+    for index in range(24):
+        picture = draw_part(rng)[0]
+        write_png(good / f"{index:02}.png", picture)
+        write_png(dark / f"{index:02}.png", np.maximum(picture, 30) - 30)
+    steady = run("drift", "--bundle", trained, good)
+    assert steady.returncode == 0, steady.stderr
+    assert "look like those of the calibration" in " ".join(steady.stdout.split())
+    (dark / "05.png").write_bytes(b"no picture")
+    changed = run("drift", "--bundle", trained, dark, "--json", tmp_path / "d.json", "--defects", 0.1)
+    assert changed.returncode == 1, changed.stderr
+    said = " ".join(changed.stdout.split())
+    assert "The pictures are darker: brightness" in said
+    assert "First check lamp, exposure and stray light" in said
+    assert "UNREADABLE" in changed.stderr
+    found = json.loads((tmp_path / "d.json").read_text())
+    assert (found["status"], found["count"], len(found["unreadable"])) == ("changed", 23, 1)
+    assert "brightness" in [finding["name"] for finding in found["findings"] if finding["is_change"]]
+    assert found["settings"]["odd"] == 0.1
+    (good / "05.png").write_bytes(b"no picture")
+    assert run("drift", "--bundle", trained, good).returncode == 3
+    few = run("drift", "--bundle", trained, data_root / "disc/test/good")
+    assert few.returncode == 2
+    assert (
+        few.stderr.strip().splitlines()[-1]
+        == "error: 6 readable pictures are too few to tell; give at least 20"
+    )
+    wrong = run("drift", "--bundle", trained, good, "--defects", 0.7)
+    assert wrong.returncode == 2
+    assert "share of defects in [0, 0.5)" in wrong.stderr
