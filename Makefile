@@ -5,9 +5,10 @@ BIN    := $(VENV)/bin
 SPOT   := $(BIN)/anomaly-spotter
 DEMO   := outputs/demo
 STAMP  := $(VENV)/.installed
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types coverage benchmark system-deps clean distclean
+.PHONY: help install demo test test-long lint format types coverage benchmark docs licences sbom notebooks system-deps clean distclean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,18 +46,35 @@ format: $(STAMP)  ## Format the code
 	$(BIN)/ruff format .
 
 coverage: $(STAMP)
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not long" --cov --cov-report=term
+
+test-long: $(STAMP)  ## Tests that take minutes each: every command of the documentation, notebooks, trainings in a browser
+	$(BIN)/pytest -n $(WORKERS) -m long
 
 benchmark: $(STAMP)  ## Training speed against plain fp32, and pixel metrics
 	$(BIN)/python benchmarks/training_speed.py
 	$(BIN)/python benchmarks/pixel_metrics.py
 
+docs: $(STAMP)  ## Documentation as web pages in site/
+	$(BIN)/mkdocs build --strict
+
+licences: $(STAMP)  ## List the licences of all dependencies; fails on GPL and AGPL
+	$(BIN)/python docs/hooks/licences.py
+
+sbom: $(STAMP)  ## Software bill of materials of .venv (CycloneDX), in dist/
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o dist/sbom.cdx.json $(BIN)/python
+
+notebooks: $(STAMP)  ## Execute the notebooks in place
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
 system-deps:  ## Debian packages that some tests need (as root)
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++ mosquitto
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+		curl g++ mosquitto chromium postgresql fonts-dejavu-core
 
 clean:  ## Remove outputs and caches
-	rm -rf $(DEMO) build dist .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO) build dist site .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## Also remove .venv

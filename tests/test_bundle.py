@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -162,3 +163,54 @@ def test_members_that_lead_out_of_the_folder_are_never_written(bundle, tmp_path,
         archive.writestr("/escaped.txt", "x")
     Spotter.load(crafted)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["crafted.spot"]
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("calibration", {"scale": "x"}),
+        ("calibration", {"scale": 0.0}),
+        ("calibration", {"centre": []}),
+        ("calibration", {"threshold": 1e999}),
+        ("calibration", {"scores": [1.0, 0.5]}),
+        ("calibration", {"scores": []}),
+        ("calibration", {"refused": -1}),
+        ("calibration", {"promise": {"rate": 0.1}}),
+        ("preprocessing", {"height": 2**31}),
+        ("preprocessing", {"height": True}),
+        ("preprocessing", {"width": 40.5}),
+        ("preprocessing", {"width": 40}),
+        ("preprocessing", {"channels": 2}),
+        ("preprocessing", {"aspect": "../x"}),
+        ("preprocessing", {"white_level": 0}),
+        ("preprocessing", {"white_level": None}),
+        ("preprocessing", {"illumination": {"method": "robust"}}),
+    ],
+)
+def test_forged_values_under_right_hashes_are_refused(bundle, tmp_path, section, change):
+    """Found by ``tests/fuzz.py``: each came as far as the first picture, or as an error of another class."""
+    stored = read_bundle(bundle)
+    forged = dataclasses.replace(stored, **{section: {**getattr(stored, section), **change}})
+    with pytest.raises(BundleError, match="does not fit this version") as caught:
+        Spotter.from_bundle(forged, "forged.spot")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["rank", "count", "needed"])
+@pytest.mark.parametrize("value", ["x", 0.5, 10**6])
+def test_a_forged_promise_is_refused(bundle, field, value):
+    stored = read_bundle(bundle)
+    promise = {**stored.calibration["promise"], field: value}
+    forged = dataclasses.replace(stored, calibration={**stored.calibration, "promise": promise})
+    if (field, value) == ("needed", 10**6):  # more than there are: so it is where a promise could not be kept
+        assert Spotter.from_bundle(forged, "forged.spot").calibration.promise.needed == 10**6
+        return
+    with pytest.raises(BundleError, match="does not fit this version"):
+        Spotter.from_bundle(forged, "forged.spot")
+
+
+def test_a_region_of_another_size_is_refused(bundle):
+    stored = read_bundle(bundle)
+    arrays = {**stored.arrays, "preprocessing.region": np.ones((3, 5), np.uint8)}
+    with pytest.raises(BundleError, match="a region of"):
+        Spotter.from_bundle(dataclasses.replace(stored, arrays=arrays), "forged.spot")

@@ -36,7 +36,9 @@ def test_later_sources_win(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["training.epoch=3"], "training.epoch: Extra inputs"),
+        (["training.epoch=3"], "training.epoch: no such setting; did you mean epochs"),
+        (["preprocesing.long_side=64"], "preprocesing: no such setting; did you mean preprocessing"),
+        (["scoring.colour=red"], "scoring.colour: no such setting; there are smoothing_sigma, normalise"),
         (["training.epochs=0"], "training.epochs"),
         (["calibration.false_reject_rate=1.5"], "calibration.false_reject_rate"),
         (["preprocessing.long_side=100"], "multiple of 16"),

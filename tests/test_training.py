@@ -166,18 +166,18 @@ def test_a_folder_with_something_else_in_it_is_never_emptied(data_root, tmp_path
 def test_memory_mapped_pictures_train_to_the_same_weights(
     data_root, tmp_path, tiny_config, spotter, monkeypatch
 ):
-    from anomaly_spotter import training
+    from anomaly_spotter import lessons
     from anomaly_spotter.inputs import store
 
     seen = []
-    make = training._Corrupted.__init__
+    make = lessons.Corrupted.__init__
 
     def watch(self, pictures, *rest, **named):
         seen.append(isinstance(pictures, np.memmap))
         make(self, pictures, *rest, **named)
 
     monkeypatch.setattr(store, "MEMORY_LIMIT", 1000)
-    monkeypatch.setattr(training._Corrupted, "__init__", watch)
+    monkeypatch.setattr(lessons.Corrupted, "__init__", watch)
     mapped = Spotter.fit(data_root, "disc", config=tiny_config, run_dir=tmp_path / "run")
     assert seen == [True, True]
     assert mapped.calibration == spotter.calibration

@@ -1,8 +1,9 @@
 """Speed on this machine: one picture, a batch, a cold start, fitting; each beside its limit, in one run.
 
-    python benchmarks/speed/measure.py --out benchmarks/speed/results [--parts single,batch,fit] [--quick]
+    python benchmarks/speed/measure.py --out benchmarks/speed/results [--parts single,batch,fit,training] [--quick]
 
-Pictures are the package's own sample screws, grey, 512 px, PNG. Keep the machine otherwise idle.
+Pictures are the package's own sample screws, grey, 512 px, PNG. Keep the machine otherwise idle. With
+--anomalib-python, the interpreter of an environment that holds anomalib and OpenVINO, its PaDiM is timed in the same run.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 
 from anomaly_spotter import Spotter, SpotterConfig, provenance
 from anomaly_spotter.inputs.decode import read_picture
 from anomaly_spotter.inputs.sample.writer import write_sample
-from anomaly_spotter.models.engines import available
+from anomaly_spotter.models.engines import EXACT, available, open_session
+from anomaly_spotter.models.graph import stages
 
 SIDE = 512
 DETECTORS = {  # name: preset, settings
@@ -54,7 +57,53 @@ def timed(call: Any, inputs: list[Any]) -> list[float]:
     return times
 
 
-def single(good: Path, test: list[Path], folder: Path) -> dict[str, Any]:
+def roofline(spotter: Spotter, picture: Path, machine: dict[str, float]) -> dict[str, Any]:
+    """Each stage on each engine: arithmetic, bytes of constants, time, and the share of what the machine does at best.
+
+    The bound is the larger of the arithmetic at the measured rate of 3x3 convolutions and of reading every constant once.
+    """
+    preprocessor = spotter.preprocessor
+    pixels = read_picture(picture).pixels
+    values = np.ascontiguousarray(preprocessor.prepare(pixels, preprocessor.place(pixels)))
+    canvas = (preprocessor.height, preprocessor.width, preprocessor.channels)
+    rows: dict[str, Any] = {}
+    for stage in stages(spotter.config.model, canvas, spotter.model.state()):
+        operations, constants = work(stage.model)
+        rows[stage.name] = {
+            "gflop": round(float(operations) / 1e9, 3),
+            "constants_mb": round(constants / 2**20, 1),
+        }
+        outputs = None
+        for engine in available():
+            if stage.is_exact and engine not in EXACT:
+                continue
+            session = open_session(stage.model.SerializeToString(), engine)
+            ms = float(np.median(timed(lambda each, own=session: own(each), [values] * 25)[5:]))
+            rate = machine["conv_bf16_gflops" if engine.endswith("bf16") else "conv_fp32_gflops"]
+            bound = 1e3 * max(operations / 1e9 / rate, constants / 1e9 / machine["read_gb_per_s"])
+            rows[stage.name][engine] = {"ms": round(ms, 2), "share_of_limit": round(float(bound) / ms, 2)}
+            outputs = session(values)[0].copy() if outputs is None else outputs
+        values = outputs
+    return rows
+
+
+def work(model: onnx.ModelProto) -> tuple[float, float]:
+    """Floating point or whole number operations of convolutions and products, and bytes of all constants."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    shapes = {name: value.shape for name, value in constants.items()}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shapes[value.name] = tuple(side.dim_value for side in value.type.tensor_type.shape.dim)
+    operations = 0.0
+    for node in graph.node:
+        if node.op_type == "Conv":
+            operations += 2.0 * np.prod(shapes[node.output[0]]) * np.prod(shapes[node.input[1]][1:])
+        elif node.op_type in ("MatMul", "MatMulInteger", "Gemm"):
+            operations += 2.0 * np.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
+    return operations, float(sum(value.nbytes for value in constants.values()))
+
+
+def single(good: Path, test: list[Path], folder: Path, machine: dict[str, float]) -> dict[str, Any]:
     """File to verdict, one picture at a time; engines take turns so that all see the same machine."""
     found: dict[str, Any] = {}
     decode = timed(read_picture, test)
@@ -83,7 +132,8 @@ def single(good: Path, test: list[Path], folder: Path) -> dict[str, Any]:
                 for engine, values in times.items()
             },
         }
-        print(name, found[name]["ms"], flush=True)
+        found[name]["roofline"] = roofline(spotter, test[0], machine)
+        print(name, found[name]["ms"], found[name]["roofline"], flush=True)
     return {"decode_ms_p50": round(float(np.median(decode)), 2), "detectors": found}
 
 
@@ -209,6 +259,53 @@ def fit(good: Path, folder: Path, counts: tuple[int, ...]) -> dict[str, Any]:
     return found
 
 
+def training() -> dict[str, Any]:
+    """Training throughput against plain fp32, by the script beside this one, in a process of its own."""
+    script = Path(__file__).parents[1] / "training_speed.py"
+    with tempfile.TemporaryDirectory() as scratch:
+        result = Path(scratch) / "training.json"
+        command = [sys.executable, script, "--preset", "unet", "--rounds", "2", "--json", result]
+        subprocess.run(command, check=True)
+        return json.loads(result.read_text())
+
+
+_PEER = """
+import json, sys, time
+import numpy as np
+from pathlib import Path
+from anomalib.data import Folder
+from anomalib.deploy import ExportType, OpenVINOInferencer
+from anomalib.engine import Engine
+from anomalib.models import Padim
+good, test, out = sys.argv[1], json.load(open(sys.argv[2])), sys.argv[3]
+import torch
+model = Padim(backbone="resnet18", pre_trained=False)
+data = Folder(name="screw", root=str(Path(good).parent), normal_dir="good", train_batch_size=8, eval_batch_size=8, num_workers=0)
+engine = Engine(default_root_dir=out, accelerator="cpu", devices=1, logger=False)
+engine.fit(model, datamodule=data)
+path = engine.export(model, ExportType.OPENVINO)
+inferencer = OpenVINOInferencer(path=path, device="CPU")
+times = []
+for index, each in enumerate(test * 4):
+    start = time.perf_counter(); inferencer.predict(each); times.append(1e3 * (time.perf_counter() - start))
+times = times[len(test):]
+print(json.dumps({"p50": float(np.percentile(times, 50)), "p99": float(np.percentile(times, 99))}))
+"""
+
+
+def peer(python: Path, good: Path, test: list[Path], folder: Path) -> dict[str, Any]:
+    """anomalib's PaDiM (ResNet-18, its own picture size) through its OpenVINO inferencer, file to result; time only.
+
+    Weights do not change how long it takes, so none are fetched.
+    """
+    paths = folder / "peer.json"
+    paths.write_text(json.dumps([str(path) for path in test]))
+    command = [python, "-c", _PEER, good, paths, folder / "peer"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return {name: round(value, 2) for name, value in found.items()}
+
+
 def limits() -> dict[str, float]:
     """What this machine does at best: 3x3 convolutions in float32 and bfloat16, and copying memory."""
     import torch
@@ -260,7 +357,8 @@ def draw(found: dict[str, Any], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("outputs/speed"))
-    parser.add_argument("--parts", default="single,batch,fit")
+    parser.add_argument("--parts", default="single,batch,fit,training")
+    parser.add_argument("--anomalib-python", type=Path, help="interpreter of an environment with anomalib")
     parser.add_argument("--quick", action="store_true", help="a tenth of the pictures")
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
@@ -274,15 +372,18 @@ def main() -> None:
         good, test = pictures(folder)
         test = test[:60]
         if "single" in parts:
-            found["single"] = single(good, test, folder)
-        if "single" in parts:
+            found["single"] = single(good, test, folder, found["limits"])
             found["cold_start_s"] = cold(test, folder)
+        if arguments.anomalib_python is not None:
+            found["anomalib_padim_ms"] = peer(arguments.anomalib_python, good, test, folder)
         target.write_text(json.dumps(found, indent=2) + "\n")
         if "batch" in parts:
             found["batch"] = batch(good, test, folder, (1000 // few, 10_000 // few))
         target.write_text(json.dumps(found, indent=2) + "\n")
         if "fit" in parts:
             found["fit"] = fit(good, folder, (100, 1000, 10_000 // few))
+        if "training" in parts:
+            found["training"] = training()
     target.write_text(json.dumps(found, indent=2) + "\n")
     draw(found, arguments.out)
     print(target)

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
         SpotterError,
     )
     from anomaly_spotter.evaluation import Evaluation
+    from anomaly_spotter.inputs.condition import Condition
     from anomaly_spotter.inputs.layouts import Dataset, Sample, load_dataset
     from anomaly_spotter.products import ProductSpotter, load
+    from anomaly_spotter.scoring.drift import DriftReport, DriftSettings, DriftWatch
     from anomaly_spotter.scoring.inspection import Inspection, Region, Verdict
     from anomaly_spotter.spotter import Spotter
 
@@ -34,6 +36,10 @@ _HOME = {
     "load": "products",
     "Evaluation": "evaluation",
     "Inspection": "scoring.inspection",
+    "Condition": "inputs.condition",
+    "DriftReport": "scoring.drift",
+    "DriftSettings": "scoring.drift",
+    "DriftWatch": "scoring.drift",
     "Region": "scoring.inspection",
     "Verdict": "scoring.inspection",
     "Dataset": "inputs.layouts",
@@ -50,9 +56,13 @@ _HOME = {
 
 __all__ = [
     "BundleError",
+    "Condition",
     "ConfigError",
     "Dataset",
     "DatasetError",
+    "DriftReport",
+    "DriftSettings",
+    "DriftWatch",
     "Evaluation",
     "Inspection",
     "MissingExtraError",

@@ -6,6 +6,7 @@ Environment variables are named after the path of the setting, for example
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -50,6 +51,8 @@ class PreprocessingConfig(_Section):
             ``template`` of the good parts; ``auto`` takes the template where a part stands out, else ``none``.
         illumination: Light normalisation: ``robust`` (whole picture), ``background`` (local), or ``none``; ``auto`` is
             settled by the model ``auto``, and is ``none`` for the others.
+        background: Whether what lies beside an aligned part counts: ``ignore`` leaves dust and fibres on the belt out,
+            ``count`` takes the whole picture. Without alignment, or with a ``region``, it means nothing.
         region: Where defects count: a PNG (white counts) or a JSON file of polygons, drawn on ``region_on``.
         region_on: The picture that the region was drawn on; the first good picture if not given.
     """
@@ -59,6 +62,7 @@ class PreprocessingConfig(_Section):
     colour: Literal["auto", "grey", "rgb"] = "auto"
     alignment: Literal["auto", "none", "foreground", "template"] = "none"
     illumination: Literal["auto", "none", "robust", "background"] = "none"
+    background: Literal["ignore", "count"] = "ignore"
     region: Path | None = None
     region_on: Path | None = None
 
@@ -147,15 +151,21 @@ class TrainingConfig(_Section):
         epochs: Largest number of passes over the training pictures.
         pictures_per_epoch: ``None`` shows every picture once per epoch; a number makes the effort independent of how
             many good pictures there are (each is shown equally often, up to one).
-        batch_size: Pictures per step.
+        batch_size: Pictures per step of each process.
         learning_rate: Adam's step size (the peak of the schedule).
         schedule: ``constant``, or ``one_cycle`` (Smith & Topin 2019).
         loss: ``mse`` or ``l1`` between reconstruction and good picture.
         patience: Epochs without a better validation loss before training stops; ``None`` never stops early.
         validation_fraction: Share of the non-calibration good pictures held out for early stopping.
         corruption: Strength of the synthetic defects the network learns to remove; 0 trains a plain autoencoder.
-        precision: ``auto`` takes bf16 autocast where the processor has bf16 instructions, else fp32.
+        precision: ``auto`` takes bf16 autocast where the processor has bf16 instructions, else fp32; ``fp16`` is for
+            graphics cards.
+        devices: Processes that train together on each machine: one per graphics card, or on processors alone.
+        nodes: Machines that train together.
+        strategy: How they do: ``ddp``, each on its share of every batch, with the mean of all gradients.
         channels_last: Memory layout; ``False`` only to measure what it brings.
+        framework: What trains the U-Net: ``torch``, or ``keras`` on the backend that ``KERAS_BACKEND`` names
+            (TensorFlow if none). The detector runs on every engine either way.
         seed: Seed of the split, the weights and every random draw.
     """
 
@@ -168,8 +178,12 @@ class TrainingConfig(_Section):
     patience: int | None = Field(default=10, ge=1)
     validation_fraction: float = Field(default=0.1, gt=0.0, lt=0.5)
     corruption: float = Field(default=0.0, ge=0.0, le=4.0)
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    devices: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1)
+    strategy: Literal["ddp"] = "ddp"
     channels_last: bool = True
+    framework: Literal["torch", "keras"] = "torch"
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
@@ -215,8 +229,30 @@ class CalibrationConfig(_Section):
     max_fraction: float = Field(default=1 / 3, gt=0.0, le=0.5)
 
 
+class TrackingConfig(_Section):
+    """Where runs are recorded; decides nothing about a detector and is not stored in it.
+
+    Attributes:
+        enabled: Record runs with MLflow.
+        uri: Tracking store or server; ``None`` takes ``MLFLOW_TRACKING_URI``, else an SQLite store below the output
+            folder.
+        experiment: MLflow's experiment.
+        registered_model: Name in the model registry; ``None`` takes the category's.
+        champion: Which new version becomes the registry's ``champion``: the ``first`` one, ``always`` the newest, or
+            ``never`` any by itself.
+        tensorboard: Also write TensorBoard event files below the output folder; needs no MLflow.
+    """
+
+    enabled: bool = False
+    uri: str | None = None
+    experiment: Annotated[str, Field(min_length=1)] = "anomaly-spotter"
+    registered_model: str | None = None
+    champion: Literal["first", "always", "never"] = "first"
+    tensorboard: bool = False
+
+
 class SpotterConfig(_Section):
-    """Everything that determines a detector, besides the pictures."""
+    """Everything that determines a detector, besides the pictures; and where its making is recorded."""
 
     preset: str = "default"
     preprocessing: PreprocessingConfig = PreprocessingConfig()
@@ -226,6 +262,7 @@ class SpotterConfig(_Section):
     training: TrainingConfig = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()
     calibration: CalibrationConfig = CalibrationConfig()
+    tracking: TrackingConfig = Field(default=TrackingConfig(), exclude=True)  # never in a bundle or a result
 
     @model_validator(mode="after")
     def _three_levels_fit(self) -> Self:
@@ -238,6 +275,22 @@ class SpotterConfig(_Section):
         if "segmentation" in self.model.evidence and not self.training.corruption:
             raise ValueError(
                 "model.evidence: segmentation learns from synthetic defects; set training.corruption, e.g. 1.0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keras_trains_networks(self) -> Self:
+        training = self.training
+        if training.framework != "keras":
+            return self
+        if self.model.name != "unet":
+            raise ValueError(
+                f"training.framework=keras trains the U-Net, not '{self.model.name}'; set model.name=unet"
+            )
+        if training.devices * training.nodes > 1 or training.precision == "fp16":
+            raise ValueError(
+                "training.framework=keras trains in one process, in fp32 or bf16; leave training.devices, nodes and fp16 "
+                "to training.framework=torch"
             )
         return self
 
@@ -284,7 +337,7 @@ class SpotterConfig(_Section):
             raise ConfigError(_one_line(error)) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole tree as JSON-able values."""
+        """Everything that determines the detector as JSON-able values."""
         return self.model_dump(mode="json")
 
 
@@ -367,6 +420,19 @@ def _one_line(error: ValidationError) -> str:
     problems = []
     for detail in error.errors():
         where = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            problems.append(f"{where}: no such setting{_meant(detail['loc'])}")
+            continue
         given = "" if detail["type"] == "missing" else f" (found {detail['input']!r})"
         problems.append(f"{where}: {detail['msg']}{given}" if where else detail["msg"])
     return "configuration: " + "; ".join(problems)
+
+
+def _meant(place: tuple[int | str, ...]) -> str:
+    """The setting that a mistyped one resembles, as a question; else those that its section has."""
+    section: type[BaseModel] = SpotterConfig
+    for name in place[:-1]:
+        section = section.model_fields[str(name)].annotation  # type: ignore[assignment]
+    known = list(section.model_fields)
+    close = difflib.get_close_matches(str(place[-1]), known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"

@@ -12,9 +12,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
 from anomaly_spotter.bundle import Bundle, under
+from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.errors import BundleError, SpotterError
 from anomaly_spotter.inputs.preprocess import Preprocessor
+from anomaly_spotter.models.compiled import CompiledModel
 from anomaly_spotter.models.engines import open_session
+from anomaly_spotter.models.keras_files import ENGINES as KERAS_ENGINES
+from anomaly_spotter.models.keras_files import open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +32,7 @@ FORMAT_VERSION = 1
 DESCRIPTION, ARRAYS = "detector.json", "detector.safetensors"
 OUTPUTS = ("score", "p_value", "anomaly_map", "mask", "canvas_map")
 _LARGEST = 8 * 2**30
+_FIXED = "an export cannot be saved or changed; work on the .spot file it came from"
 
 
 class ExportedModel:
@@ -65,7 +70,19 @@ class ExportedModel:
         Raises:
             SpotterError: Always.
         """
-        raise SpotterError("an export cannot be saved or changed; work on the .spot file it came from")
+        raise SpotterError(_FIXED)
+
+
+class ExportedNetwork(CompiledModel):
+    """The network alone, run from an export of Keras's; canvases come with their light normalised."""
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Nothing that could be taken out again.
+
+        Raises:
+            SpotterError: Always.
+        """
+        raise SpotterError(_FIXED)
 
 
 def is_export(path: Path) -> bool:
@@ -73,12 +90,13 @@ def is_export(path: Path) -> bool:
     return _folder(path).joinpath(DESCRIPTION).is_file()
 
 
-def read_export(path: Path, engine: str | None = None) -> tuple[Bundle, ExportedModel]:
+def read_export(path: Path, engine: str | None = None) -> tuple[Bundle, ExportedModel | ExportedNetwork]:
     """Read and verify an export; runs no code from it.
 
     Args:
         path: The folder, or the model file in it.
-        engine: ``onnxruntime``, ``openvino`` or ``openvino-bf16``; if not given (or ``auto``), what it was made for.
+        engine: ``onnxruntime``, ``openvino`` or ``openvino-bf16``; if not given (or ``auto``), what it was made for,
+            the only one for exports of Keras's.
 
     Raises:
         BundleError: Truncated, foreign, of another version, edited, or not runnable.
@@ -100,15 +118,33 @@ def read_export(path: Path, engine: str | None = None) -> tuple[Bundle, Exported
         }
         preprocessor = Preprocessor.from_parts(sections["preprocessing"], under("preprocessing.", arrays))
         model_file, made_for = str(description["model"]), str(description["engine"])
-        graph = files[model_file]
+        is_network = model_file in KERAS_ENGINES
+        graph = b"" if is_network else files[model_file]
+        if is_network and (unlisted := _files_of(folder, model_file) - files.keys()):
+            raise KeyError(f"no hash of {', '.join(sorted(unlisted)) or model_file}")
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError, OSError) as error:
         raise BundleError(f"{folder}: the export is damaged ({error}); export again") from None
     if engine == "torch":
         raise SpotterError(f"{folder} is an export, which PyTorch does not run; name another engine")
     chosen = made_for if engine in (None, "auto") else str(engine)
+    shape = (preprocessor.height, preprocessor.width, preprocessor.channels)
+    if is_network:
+        if chosen != KERAS_ENGINES[model_file]:
+            raise SpotterError(
+                f"{folder} holds {model_file}, which only {KERAS_ENGINES[model_file]} runs, not {chosen}"
+            )
+        session = open_file(folder / model_file)
+        settings = SpotterConfig.parse(sections["config"]).model
+        network = ExportedNetwork(settings, shape, {}, {"network": session})
+        return Bundle(
+            sections["config"],
+            sections["preprocessing"],
+            sections["calibration"],
+            sections["provenance"],
+            arrays,
+        ), network
     if model_file.endswith(".xml") and not chosen.startswith("openvino"):
         raise SpotterError(f"{folder} is an OpenVINO model; only openvino runs it, not {chosen}")
-    shape = (preprocessor.height, preprocessor.width, preprocessor.channels)
     weights = files.get(model_file.replace(".xml", ".bin")) if model_file.endswith(".xml") else None
     model = ExportedModel(graph, chosen, shape, aligned=preprocessor.aligner is not None, weights=weights)
     # The graph normalises the light itself.
@@ -119,8 +155,15 @@ def read_export(path: Path, engine: str | None = None) -> tuple[Bundle, Exported
     return stored, model
 
 
+def _files_of(folder: Path, model_file: str) -> set[str]:
+    """What is read when a model of Keras's is opened: the file, or everything in its folder."""
+    model = folder / model_file
+    inside = [path for path in model.rglob("*") if not path.is_dir()]
+    return {path.relative_to(folder).as_posix() for path in inside} or {model_file}
+
+
 def _verified(folder: Path, name: str, digest: str) -> bytes:
-    if "/" in name or "\\" in name or name.startswith("."):
+    if "\\" in name or ":" in name or any(part.startswith(".") or not part for part in name.split("/")):
         raise BundleError(f"{folder}: the export names a file outside its folder ({name}); do not use it")
     path = folder / name
     if path.stat().st_size > _LARGEST:

@@ -15,6 +15,8 @@ from anomaly_spotter.errors import SpotterError
 if TYPE_CHECKING:
     from pathlib import Path
 
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+
 
 def write_atomic(path: Path, data: bytes) -> Path:
     """Write ``data`` beside ``path``, flush it to the disk and rename it over; missing folders are made.
@@ -42,8 +44,9 @@ def write_atomic(path: Path, data: bytes) -> Path:
 
 
 def safe_name(text: str) -> str:
-    """``text`` as a file name; one from a manifest must not lead out of its folder."""
-    return re.sub(r"[^\w\-. ]", "_", text).strip(". ") or "category"
+    """``text`` as a file name; one from a manifest must not lead out of its folder, nor to a device of Windows."""
+    name = re.sub(r"[^\w\-. ]", "_", text).strip(". ") or "category"
+    return f"_{name}" if _DEVICE.match(name) else name
 
 
 def write_json(path: Path, values: Any) -> Path:

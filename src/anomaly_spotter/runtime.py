@@ -26,6 +26,7 @@ from anomaly_spotter.inputs.preprocess import Placement
 from anomaly_spotter.models.compiled import CompiledModel
 from anomaly_spotter.models.engines import ENGINES, EXACT, available, open_session, processors
 from anomaly_spotter.models.graph import stages
+from anomaly_spotter.models.keras_import import keras_module
 from anomaly_spotter.scoring.decision import placed_map
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     from anomaly_spotter.scoring.calibration import Calibration
     from anomaly_spotter.scoring.location import LocationScale
 
-CHOICES = ("auto", "torch", *ENGINES)
-"""What a user can ask for. ``auto`` measures; the others run every stage that they can."""
+CHOICES = ("auto", "torch", *ENGINES, "keras")
+"""What a user can ask for. ``auto`` measures; the others run every stage that they can; ``keras`` runs the U-Net."""
 
 DRIFT = 0.02
 """How far an engine may move a score, in units of the distance from the typical good pixel to the decision limit."""
@@ -116,15 +117,19 @@ def compiled(
 
     Args:
         parts: What decides.
-        engine: ``auto`` or one of :data:`~anomaly_spotter.models.engines.ENGINES`.
+        engine: ``auto``, one of :data:`~anomaly_spotter.models.engines.ENGINES`, or ``keras``.
         identity: Of the bundle; a choice is remembered under it.
         announce: Told in one line when a measurement takes place, and what it found.
 
     Raises:
         MissingExtraError: The engine, or any, is not installed.
-        ConfigError: The model's features run in PyTorch only.
+        ConfigError: The model's features run in PyTorch only, or the model is not for Keras.
         BundleError: The arrays do not fit, or the engine does not run the model.
     """
+    if engine == "keras":
+        in_keras = keras_module("models.keras_detector")
+        session = in_keras.KerasSession(in_keras.detector(parts.config.model, parts.canvas, parts.arrays))
+        return CompiledModel(parts.config.model, parts.canvas, parts.arrays, {"network": session})
     graphs = stages(parts.config.model, parts.canvas, parts.arrays)
     if engine == "auto":
         engines = _remembered(identity, graphs) or _measured(

@@ -12,7 +12,7 @@ import numpy as np
 
 from anomaly_spotter.bundle import Bundle, identity, prefixed, read_bundle, under, write_bundle
 from anomaly_spotter.config import SpotterConfig
-from anomaly_spotter.errors import BundleError, PictureError, SpotterError
+from anomaly_spotter.errors import BundleError, ConfigError, PictureError, SpotterError
 from anomaly_spotter.exported import is_export, read_export
 from anomaly_spotter.inputs.decode import Picture
 from anomaly_spotter.inputs.layouts import Dataset, load_dataset
@@ -20,6 +20,7 @@ from anomaly_spotter.inputs.preprocess import Preprocessor
 from anomaly_spotter.inputs.store import read_ahead
 from anomaly_spotter.known import Known
 from anomaly_spotter.models import model_class
+from anomaly_spotter.processes import member
 from anomaly_spotter.runtime import Parts, compiled, uses_torch
 from anomaly_spotter.scoring.calibration import Calibration
 from anomaly_spotter.scoring.conformal import held_out_share
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from anomaly_spotter.fitting import Progress
     from anomaly_spotter.living import KnownDefects
     from anomaly_spotter.models.base import InspectingModel
+    from anomaly_spotter.scoring.drift import DriftReport, DriftSettings, DriftWatch
     from anomaly_spotter.scoring.inspection import Inspection
 
 
@@ -114,6 +116,10 @@ class Spotter:
 
         config = SpotterConfig.load() if config is None else config
         dataset = data if isinstance(data, Dataset) else load_dataset(data, category)
+        if run_dir is None and member().count > 1:
+            raise ConfigError(
+                "processes of torchrun meet in a folder that all of them see; name it as run_dir"
+            )
         with tempfile.TemporaryDirectory(prefix="anomaly-spotter-") as scratch:
             fitted = fit(
                 dataset,
@@ -274,6 +280,29 @@ class Spotter:
 
         return recall_at_rates(self, defects)
 
+    def drift_watch(self, settings: DriftSettings | None = None) -> DriftWatch:
+        """A watch over this detector's inspections that tells when the calibration no longer holds."""
+        from anomaly_spotter.scoring.drift import DriftWatch
+
+        return DriftWatch(self.calibration, self.known.conditions, settings)
+
+    def drift(
+        self, pictures: Iterable[str | Path | NDArray[Any]], *, settings: DriftSettings | None = None
+    ) -> DriftReport:
+        """Compare recent pictures, in the order they were taken, with those of the calibration.
+
+        All but the last ``settings.window`` of them count for slow drift only.
+
+        Raises:
+            PictureError: A picture cannot be read; feed :meth:`drift_watch` to go on past bad ones.
+        """
+        watch = self.drift_watch(settings)
+        for _, found in self.inspect_stream(pictures, explain=False):
+            if isinstance(found, PictureError):
+                raise found
+            watch.add_inspection(found)
+        return watch.report()
+
     @property
     def guarantee(self) -> str:
         """What the calibration promises about good parts, in plain words."""
@@ -329,9 +358,10 @@ class Spotter:
 
         Args:
             path: The file or folder.
-            engine: What runs the model: ``torch``, ``onnxruntime``, ``openvino``, ``openvino-bf16``, or ``auto`` for
-                the fastest installed engine that decides the same, measured once per machine. If not given,
-                ``torch`` where it is installed. Only ``torch`` can :meth:`extend` what was learned.
+            engine: What runs the model: ``torch``, ``onnxruntime``, ``openvino``, ``openvino-bf16``, ``keras`` (the
+                U-Net, on the backend that ``KERAS_BACKEND`` names), or ``auto`` for the fastest installed engine that
+                decides the same, measured once per machine. If not given, ``torch`` where it is installed. Only
+                ``torch`` can :meth:`extend` what was learned.
             announce: Told in one line when a measurement takes place, and what it found.
 
         Raises:

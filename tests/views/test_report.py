@@ -222,3 +222,13 @@ def test_likely_range_against_known_values():
     assert wording.likely_range(81, 263) == pytest.approx(
         (0.2553, 0.3662), abs=1e-4
     )  # Newcombe 1998, table I
+
+
+def test_the_story_tells_held_out_pictures_from_those_left_out_in_turn(summary):
+    counts = {"train": 20, "validation": 0, "calibration": 20}
+    outcome = facts.Outcome.of([], {})
+    alone = summary | {"bundle": {"model": "unet", "train_counts": counts}}
+    assert "and 20 more to set the decision limit" in facts.story(alone, outcome)
+    memory = summary | {"bundle": {"model": "memory", "train_counts": counts}}
+    assert "by the same ones, each left out in turn" in facts.story(memory, outcome)
+    assert "more to set" not in facts.story(memory, outcome)

@@ -13,9 +13,11 @@ from anomaly_spotter import __version__
 from anomaly_spotter.cli.console import EXIT_ERROR
 from anomaly_spotter.cli.data import audit, sample
 from anomaly_spotter.cli.inspection import info, overlay, predict
-from anomaly_spotter.cli.living import extend, rates, recalibrate
+from anomaly_spotter.cli.living import drift, extend, rates, recalibrate
 from anomaly_spotter.cli.measuring import benchmark, evaluate, learning_curve
 from anomaly_spotter.cli.shipping import export, watch
+from anomaly_spotter.cli.station import access, serve
+from anomaly_spotter.cli.tracking import TrackableCommand, track_sync
 from anomaly_spotter.cli.training import process_all, train
 from anomaly_spotter.errors import SpotterError
 
@@ -31,17 +33,20 @@ _VERBS = (
     extend,
     recalibrate,
     rates,
+    drift,
     learning_curve,
     export,
     watch,
+    serve,
     info,
+    track_sync,
 )
 
 app = typer.Typer(
     name="anomaly-spotter",
     help="Learns good parts from good pictures alone, then says OK or DEFECT, shows where, and how sure.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,  # plain help starts three times faster
     pretty_exceptions_enable=False,
 )
@@ -93,4 +98,5 @@ def _root(
 app.info.invoke_without_command = True
 
 for _verb in _VERBS:
-    app.command()(_verb)
+    app.command(cls=TrackableCommand)(_verb)
+app.add_typer(access)

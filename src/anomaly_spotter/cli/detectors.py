@@ -25,10 +25,13 @@ def open_for_inspection(bundle: Path, product: str | None, engine: str | None) -
         SpotterError: It does not hold the product, cannot be read, or does not run on the engine.
     """
     from anomaly_spotter.cli.console import announce
+    from anomaly_spotter.exported import is_export
     from anomaly_spotter.products import load
     from anomaly_spotter.runtime import fastest_installed
 
-    return _of_product(load(bundle, engine=engine or fastest_installed(), announce=announce), bundle, product)
+    # An export runs on what it was made for.
+    chosen = engine or (None if is_export(bundle) else fastest_installed())
+    return _of_product(load(bundle, engine=chosen, announce=announce), bundle, product)
 
 
 def open_model(bundle: Path, product: str | None, engine: str | None = None) -> Spotter | ProductSpotter:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from anomaly_spotter.cli.console import EXIT_DEFECT, EXIT_OK, EXIT_UNREADABLE
+from anomaly_spotter.cli.console import EXIT_DEFECT, EXIT_OK, EXIT_UNREADABLE, progress_bar
 from anomaly_spotter.cli.detectors import inspections, open_for_inspection
-from anomaly_spotter.cli.options import BundleFile, Engine, JsonFile, OptionalPictures, Pictures, Product
+from anomaly_spotter.cli.options import (
+    Address,
+    BundleFile,
+    Engine,
+    EngineOrRay,
+    JsonFile,
+    OptionalPictures,
+    Pictures,
+    Product,
+)
 from anomaly_spotter.errors import PictureError, SpotterError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from anomaly_spotter.fleet.judged import Judged
+    from anomaly_spotter.fleet.on_ray import Inspect
+    from anomaly_spotter.scoring.inspection import Inspection
+
+RAY = "ray"
 
 
 def predict(
@@ -28,48 +43,87 @@ def predict(
         float | None, typer.Option(help="Decision limit instead of the calibrated one (1.0 = as calibrated).")
     ] = None,
     product: Product = None,
-    engine: Engine = None,
+    engine: EngineOrRay = None,
+    address: Address = None,
     camera: Annotated[int | None, typer.Option(help="Number of a camera, until Ctrl-C.", min=0)] = None,
     every: Annotated[int, typer.Option(help="Of a video or camera, every N-th frame.", min=1)] = 1,
 ) -> None:
     """Decide about pictures or the frames of videos, one row each. Exit 0: all OK, 1: some DEFECT, 3: some unreadable, 2: error.
 
-    A model file of several products recognises each picture's product, unless --product names it.
+    A model file of several products recognises each picture's product, unless --product names it. --engine ray also
+    writes the rows as Parquet: beside the JSON, or results.parquet among the overlays.
     """
     from anomaly_spotter.files import write_json
+    from anomaly_spotter.fleet.judged import write_parquet
     from anomaly_spotter.scoring.inspection import Verdict
-    from anomaly_spotter.views.files import write_picture
-    from anomaly_spotter.views.overlay import mask_picture, overlay
-    from anomaly_spotter.views.terminal import inspection_row, inspection_to_dict
 
-    spotter = open_for_inspection(bundle, product, engine)
+    on_ray = engine == RAY
+    spotter = open_for_inspection(bundle, product, None if on_ray else engine)
     sources = _sources(paths or [], camera, every)
-    seen: deque[tuple[Path, str]] = deque()
+    inspect = partial(inspections, product=product, threshold=threshold, explain=False)
+    results = (
+        _on_ray(partial(_opened, bundle, product, inspect), sources, out, address)
+        if on_ray
+        else _here(partial(inspect, spotter), sources, out)
+    )
     rows: list[dict[str, Any]] = []
     worst, complete = EXIT_OK, False
     try:
-        inspected = inspections(spotter, _noted(sources, seen), product, threshold, explain=False)
-        for _, found in inspected:
-            path, name = seen.popleft()
-            if isinstance(found, PictureError):
+        for found in results:
+            rows.append(found.row)
+            typer.echo(found.line)
+            if "error" in found.row:
                 worst = EXIT_UNREADABLE
-                rows.append({"path": str(path), "error": str(found)})
-                typer.echo(f"UNREADABLE  {found}")
-                continue
-            if found.verdict is Verdict.DEFECT and worst == EXIT_OK:
+            elif found.row["verdict"] == Verdict.DEFECT and worst == EXIT_OK:
                 worst = EXIT_DEFECT
-            found = dataclasses.replace(found, source=path)
-            rows.append(inspection_to_dict(found))
-            typer.echo(inspection_row(found))
-            if out is not None:
-                write_picture(out / f"{name}_overlay.png", overlay(found))
-                if found.mask.any():
-                    write_picture(out / f"{name}_mask.png", mask_picture(found))
         complete = True
     finally:  # an interrupted or failed run keeps the rows it has
         if json is not None:
             write_json(json, {"bundle": spotter.describe(), "complete": complete, "pictures": rows})
+        if on_ray and (json is not None or out is not None):
+            write_parquet(
+                json.with_suffix(".parquet") if json is not None else cast("Path", out) / "results.parquet",
+                rows,
+            )
     raise typer.Exit(worst)
+
+
+def _here(
+    inspect: Callable[[Iterable[Path | NDArray[Any]]], Iterator[tuple[Any, Inspection | PictureError]]],
+    sources: Iterator[tuple[Path, str, Path | NDArray[Any]]],
+    out: Path | None,
+) -> Iterator[Judged]:
+    from anomaly_spotter.fleet.judged import judged
+
+    seen: deque[tuple[Path, str]] = deque()
+    for _, found in inspect(_noted(sources, seen)):
+        path, name = seen.popleft()
+        yield judged(path, name, found, out)
+
+
+def _on_ray(
+    open_model: Callable[[], Inspect],
+    sources: Iterator[tuple[Path, str, Path | NDArray[Any]]],
+    out: Path | None,
+    address: str | None,
+) -> Iterator[Judged]:
+    from anomaly_spotter.fleet.on_ray import pictures_on_ray
+
+    pictures: list[tuple[Path, str]] = []
+    for path, name, source in sources:
+        if not isinstance(source, Path):
+            raise SpotterError(f"{path}: --engine ray takes picture files, not videos or cameras")
+        pictures.append((path, name))
+    with progress_bar("pictures") as progress:
+        results = pictures_on_ray(open_model, pictures, out=out, address=address)
+        for done, found in enumerate(results, start=1):
+            yield found
+            progress(done, len(pictures))
+
+
+def _opened(bundle: Path, product: str | None, inspect: Callable[..., Any]) -> Inspect:
+    """In an actor: what inspects files."""
+    return partial(inspect, open_for_inspection(bundle, product, None))
 
 
 def overlay(

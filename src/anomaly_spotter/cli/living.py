@@ -1,4 +1,4 @@
-"""Verbs for a detector in use: ``extend``, ``recalibrate`` and ``rates``."""
+"""Verbs for a detector in use: ``extend``, ``recalibrate``, ``rates`` and ``drift``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anomaly_spotter.cli.console import EXIT_UNREADABLE, announce, stages
-from anomaly_spotter.cli.detectors import detector_of, open_model, with_detector
-from anomaly_spotter.cli.options import BundleFile, Confidence, JsonFile, Product, Rate, SkipBad
-from anomaly_spotter.errors import SpotterError
+from anomaly_spotter.cli.console import EXIT_DEFECT, EXIT_OK, EXIT_UNREADABLE, announce, stages
+from anomaly_spotter.cli.detectors import detector_of, open_for_inspection, open_model, with_detector
+from anomaly_spotter.cli.inspection import expand
+from anomaly_spotter.cli.options import (
+    BundleFile,
+    Confidence,
+    Engine,
+    JsonFile,
+    Pictures,
+    Product,
+    Rate,
+    SkipBad,
+)
+from anomaly_spotter.errors import PictureError, SpotterError
 
 if TYPE_CHECKING:
     from anomaly_spotter.spotter import Spotter
@@ -91,7 +101,7 @@ def recalibrate(
 
 def rates(
     bundle: BundleFile,
-    defects: Annotated[Path, typer.Option(help="Folder of a few known defects.")],
+    defects: Annotated[Path, typer.Option(help="Folder of a few known defects, or one picture.")],
     json: JsonFile = None,
     product: Product = None,
 ) -> None:
@@ -108,6 +118,50 @@ def rates(
         write_json(json, {"bundle": spotter.describe(), **rates_to_dict(found)})
     if found.unreadable:
         raise typer.Exit(EXIT_UNREADABLE)
+
+
+def drift(
+    bundle: BundleFile,
+    paths: Pictures,
+    json: JsonFile = None,
+    false_alarm_rate: Annotated[
+        float, typer.Option(help="Chance of a false alarm, of each of the two tests.", min=1e-9, max=0.1)
+    ] = 0.01,
+    defects: Annotated[
+        float, typer.Option(help="Share of the parts that may be defects without counting as drift.")
+    ] = 0.05,
+    product: Product = None,
+    engine: Engine = None,
+) -> None:
+    """Tell whether the calibration still holds on recent pictures, in the order of their names.
+
+    Exit 0: nothing has changed, 1: something has, 3: nothing has, but some pictures are unreadable, 2: error, or too
+    few pictures to tell.
+    """
+    from anomaly_spotter.files import write_json
+    from anomaly_spotter.scoring.drift import FEWEST, DriftSettings
+    from anomaly_spotter.views.terminal import print_drift
+
+    spotter = detector_of(open_for_inspection(bundle, product, engine), bundle, product)
+    files = expand(paths)
+    settings = DriftSettings(max(len(files), FEWEST), false_alarm_rate, defects)
+    watch = spotter.drift_watch(settings)
+    unreadable: list[str] = []
+    for _, found in spotter.inspect_stream(files, explain=False):
+        if isinstance(found, PictureError):
+            unreadable.append(str(found))
+            announce(f"UNREADABLE  {found}")
+        else:
+            watch.add_inspection(found)
+    report = watch.report()
+    print_drift(report)
+    if json is not None:
+        write_json(json, {"bundle": spotter.describe(), **report.to_dict(), "unreadable": unreadable})
+    if report.status == "too few":
+        raise SpotterError(f"{report.count} readable pictures are too few to tell; give at least {FEWEST}")
+    if report.status == "changed":
+        raise typer.Exit(EXIT_DEFECT)
+    raise typer.Exit(EXIT_UNREADABLE if unreadable else EXIT_OK)
 
 
 def _target(bundle: Path, out: Path | None) -> Path:
@@ -139,10 +193,13 @@ def _tell(old: Spotter, new: Spotter, defects: Path | None) -> None:
             announce(f"UNREADABLE  {line}")
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _pictures(place: Path) -> list[Path]:
+    """The pictures in a folder, or the one that was named itself."""
     from anomaly_spotter.inputs.layouts.dataset import list_pictures
 
-    found = list_pictures(folder) if folder.is_dir() else []
+    if place.is_file():
+        return [place]
+    found = list_pictures(place) if place.is_dir() else []
     if not found:
-        raise SpotterError(f"{folder} holds no pictures; name a folder with pictures of known defects")
+        raise SpotterError(f"{place} holds no pictures; name a folder with pictures of known defects")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,7 @@ from anomaly_spotter.cli.options import (
     names,
     overrides,
 )
+from anomaly_spotter.cli.tracking import TensorBoard, Track, tracker, tracking_settings
 from anomaly_spotter.errors import ConfigError, SpotterError
 
 
@@ -41,28 +43,41 @@ def evaluate(
     json: JsonFile = None,
     report: Annotated[Path | None, typer.Option(help="Folder for the HTML report.")] = None,
     product: Product = None,
+    track: Track = None,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Measure a bundle on labelled test pictures, at its calibrated threshold.
 
-    In a model file of several products, the detector of --product, by default that of the category.
+    In a model file of several products, the detector of --product, by default that of the category. With --track, OUT is
+    the folder above the bundle's models folder.
     """
     from anomaly_spotter.files import write_json
     from anomaly_spotter.inputs.layouts import load_dataset
-    from anomaly_spotter.reporting import write_evaluation_report
+    from anomaly_spotter.reporting import FILE_NAME, write_evaluation_report
     from anomaly_spotter.views.terminal import print_evaluation
 
     model = open_model(bundle, product)
     dataset = load_dataset(data, category, layout)
     spotter = detector_of(model, bundle, product or dataset.category)
-    with progress_bar("evaluating") as progress:
+    settings = load_config(None, None, tracking_settings(track, tensorboard=tensorboard))
+    above = bundle.parent.parent if bundle.parent.name == "models" else bundle.parent
+    with (
+        tracker(settings, above) as tracking,
+        tracking.run(f"{bundle.stem} evaluation", spotter.config) as run,
+        progress_bar("evaluating") as progress,
+    ):
+        run.about(spotter)
         found = spotter.evaluate(dataset, progress=progress)
+        if report is not None:
+            write_evaluation_report(spotter, found, report)
+        run.evaluated(found.to_dict(), report)
     print_evaluation(found)
     for line in found.unreadable:
         announce(f"UNREADABLE  {line}")
     if json is not None:
         write_json(json, found.to_dict())
     if report is not None:
-        typer.echo(write_evaluation_report(spotter, found, report))
+        typer.echo(report / FILE_NAME)
 
 
 def benchmark(
@@ -83,15 +98,24 @@ def benchmark(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the cells that were finished before.")
     ] = False,
+    track: Track = None,
+    tensorboard: TensorBoard = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for tables, plots and results.")] = Path(
         "outputs/benchmark"
     ),
 ) -> None:
     """Measure models x categories x seeds: quality, robustness, time and memory; prints the page's path last."""
     from anomaly_spotter.fleet.benchmark import parse_seeds, run_benchmark
+    from anomaly_spotter.tracking.cells import track_cell
     from anomaly_spotter.views.terminal import print_summary
 
-    with interruptible():
+    tracked = [setting for setting in settings or [] if setting.startswith("tracking.")]
+    chosen = load_config(None, None, [*tracked, *tracking_settings(track, tensorboard=tensorboard)])
+    with (
+        interruptible(),
+        tracker(chosen, out) as tracking,
+        tracking.run("benchmark", tags={"data": str(data)}, resume=resume) as run,
+    ):
         found = run_benchmark(
             data,
             out,
@@ -103,7 +127,9 @@ def benchmark(
             robustness=robustness,
             resume=resume,
             announce=announce,
+            measured=partial(track_cell, tracking, run),
         )
+        run.folder(out, "benchmark")
     if found.results:
         print_summary(found.by_name, {})
     typer.echo(found.page)

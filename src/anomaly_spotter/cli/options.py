@@ -25,9 +25,19 @@ BundleFile = Annotated[Path, typer.Option("--bundle", help="Model file (.spot) w
 Engine = Annotated[
     str | None,
     typer.Option(
-        help="What runs the model: torch, onnxruntime, openvino, openvino-bf16, or auto, the fastest that decides the "
-        "same (the default where one is installed)."
+        help="What runs the model: torch, onnxruntime, openvino, openvino-bf16, keras, or auto, the fastest that decides "
+        "the same (the default where one is installed)."
     ),
+]
+EngineOrRay = Annotated[
+    str | None,
+    typer.Option(
+        help="What runs the model: torch, onnxruntime, openvino, openvino-bf16, or auto, the fastest that decides the "
+        "same (the default where one is installed); or ray, to run that on all processors of a Ray cluster."
+    ),
+]
+Address = Annotated[
+    str | None, typer.Option(help="Of a running Ray cluster; one is started on this machine if not given.")
 ]
 Pictures = Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")]
 OptionalPictures = Annotated[
@@ -70,6 +80,16 @@ Confidence = Annotated[
     float | None,
     typer.Option(help="Promise the rate with this confidence, e.g. 0.95, instead of on average."),
 ]
+Devices = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Processes that train a unet together: one per graphics card, or on processors."
+    ),
+]
+Nodes = Annotated[
+    int | None, typer.Option(min=1, help="Machines that train a unet together; start the command on each.")
+]
+Strategy = Annotated[str | None, typer.Option(help="How they train together: ddp.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unusable pictures out instead of stopping.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run to the same result.")]
 Categories = Annotated[str | None, typer.Option(help="Comma-separated; all that are found if not given.")]
@@ -94,6 +114,7 @@ def overrides(
     settings: list[str] | None,
     *,
     model: str | None = None,
+    framework: str | None = None,
     epochs: int | None = None,
     seed: int | None = None,
     false_reject_rate: float | None = None,
@@ -102,10 +123,14 @@ def overrides(
     align: str | None = None,
     region: Path | None = None,
     region_on: Path | None = None,
+    devices: int | None = None,
+    nodes: int | None = None,
+    strategy: str | None = None,
 ) -> list[str]:
     """Options as ``section.setting=value``; what was not given stays as the preset has it."""
     named = {
         "model.name": model,
+        "training.framework": framework,
         "training.epochs": epochs,
         "training.seed": seed,
         "calibration.false_reject_rate": false_reject_rate,
@@ -114,5 +139,8 @@ def overrides(
         "preprocessing.alignment": align,
         "preprocessing.region": region,
         "preprocessing.region_on": region_on,
+        "training.devices": devices,
+        "training.nodes": nodes,
+        "training.strategy": strategy,
     }
     return [*(settings or []), *(f"{key}={value}" for key, value in named.items() if value is not None)]

@@ -13,7 +13,14 @@ from anomaly_spotter.cli.options import BundleFile, Engine, Product
 def export(
     bundle: BundleFile,
     out: Annotated[Path, typer.Option("--out", help="New folder for the export.")],
-    to: Annotated[str, typer.Option("--to", help="onnx or openvino.")] = "onnx",
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="onnx or openvino, from picture to verdict; of a U-Net also keras, saved_model or tflite: its network, from "
+            "canvas to anomaly map.",
+        ),
+    ] = "onnx",
     precision: Annotated[str, typer.Option(help="fp32, bf16 (OpenVINO) or int8.")] = "fp32",
     pictures: Annotated[
         list[Path] | None,
@@ -26,7 +33,7 @@ def export(
     ] = False,
     product: Product = None,
 ) -> None:
-    """Write one ONNX or OpenVINO model from picture to verdict, checked against the detector, with examples."""
+    """Write a detector as one model of another kind, checked against it, with examples."""
     from anomaly_spotter.cli.console import announce
     from anomaly_spotter.cli.detectors import detector_of, open_model
     from anomaly_spotter.cli.inspection import expand

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from anomaly_spotter.cli.console import announce, interruptible, stages
 from anomaly_spotter.cli.options import (
+    Address,
     Align,
     Budget,
     Categories,
     Confidence,
     ConfigFile,
     Data,
+    Devices,
     Epochs,
     Layout,
+    Nodes,
     Preset,
     Rate,
     Region,
@@ -26,11 +30,16 @@ from anomaly_spotter.cli.options import (
     Seed,
     Settings,
     SkipBad,
+    Strategy,
     load_config,
     names,
     overrides,
 )
+from anomaly_spotter.cli.tracking import Champion, TensorBoard, Track, tracker, tracking_settings
 from anomaly_spotter.errors import SpotterError
+
+if TYPE_CHECKING:
+    from anomaly_spotter.fleet.local import Runner
 
 
 class Engine(StrEnum):
@@ -52,6 +61,10 @@ def train(
     align: Align = None,
     region: Region = None,
     region_on: RegionOn = None,
+    framework: Annotated[
+        str | None,
+        typer.Option(help="What trains the U-Net: torch, or keras (KERAS_BACKEND names its backend)."),
+    ] = None,
     epochs: Epochs = None,
     seed: Seed = None,
     false_reject_rate: Rate = None,
@@ -59,8 +72,14 @@ def train(
     layout: Layout = None,
     config: ConfigFile = None,
     settings: Settings = None,
+    devices: Devices = None,
+    nodes: Nodes = None,
+    strategy: Strategy = None,
     skip_bad: SkipBad = False,
     resume: Resume = False,
+    track: Track = None,
+    champion: Champion = False,
+    tensorboard: TensorBoard = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for models, metrics and runs.")] = Path(
         "outputs"
     ),
@@ -69,12 +88,19 @@ def train(
 
     Several categories become one file, OUT/models/A+B-MODEL.spot, which recognises the product on a picture.
     """
-    from anomaly_spotter.fleet.local import train_category, train_products
+    from anomaly_spotter.fleet.local import HISTORY, run_folder, train_category, train_products
     from anomaly_spotter.inputs.layouts import load_dataset
+    from anomaly_spotter.processes import leads, member
 
+    if framework == "keras" and preset is None and model is None and config is None:
+        model = "unet"  # the only one that it trains
+    here = member()
+    if here.count > 1:  # under torchrun
+        devices, nodes = devices or here.devices, nodes or here.count // here.devices
     asked = overrides(
         settings,
         model=model,
+        framework=framework,
         epochs=epochs,
         seed=seed,
         false_reject_rate=false_reject_rate,
@@ -83,11 +109,20 @@ def train(
         align=align,
         region=region,
         region_on=region_on,
+        devices=devices,
+        nodes=nodes,
+        strategy=strategy,
     )
+    asked += tracking_settings(track, tensorboard=tensorboard, champion=champion)
     chosen = load_config(preset, config, asked, model)
     datasets = [load_dataset(data, name, layout) for name in _categories(data, category, layout)]
     if len(datasets) > 1:
-        with interruptible(), stages() as progress:
+        with (
+            interruptible(),
+            stages() as progress,
+            tracker(chosen, out) as tracking,
+            tracking.run("+".join(dataset.category for dataset in datasets), chosen) as run,
+        ):
             several = train_products(
                 datasets,
                 chosen,
@@ -98,11 +133,23 @@ def train(
                 progress=progress,
                 announce=announce,
             )
+            if not leads(chosen.training):
+                return
+            run.trained(several.spotter, several.bundle)
+            for product, spotter in several.spotter.spotters.items():
+                with tracking.run(product, spotter.config, parent=run) as part:
+                    part.fitted(spotter)
         for product, spotter in several.spotter.spotters.items():
             typer.echo(f"{product}: {spotter.guarantee}")
         typer.echo(several.bundle)
         return
-    with interruptible(), stages() as progress:
+    folder = run_folder(datasets[0], chosen, out)
+    with (
+        interruptible(),
+        stages() as progress,
+        tracker(chosen, out) as tracking,
+        tracking.run(folder.name, chosen, history=folder / HISTORY, resume=resume) as run,
+    ):
         trained = train_category(
             datasets[0],
             chosen,
@@ -113,6 +160,9 @@ def train(
             progress=progress,
             announce=announce,
         )
+        if not leads(chosen.training):
+            return
+        run.trained(trained.spotter, trained.bundle)
     if trained.spotter.provenance["interrupted"]:
         announce("interrupted: the best epoch so far is calibrated and kept; --resume goes on")
     typer.echo(trained.spotter.guarantee)
@@ -122,7 +172,11 @@ def train(
 def process_all(
     data: Data,
     categories: Categories = None,
-    engine: Annotated[Engine, typer.Option(help="Where to run.")] = Engine.LOCAL,
+    engine: Annotated[
+        Engine,
+        typer.Option(help="local: one after the other; ray: as many at a time as there are processors."),
+    ] = Engine.LOCAL,
+    address: Address = None,
     preset: Preset = None,
     epochs: Epochs = None,
     seed: Seed = None,
@@ -133,21 +187,38 @@ def process_all(
     settings: Settings = None,
     skip_bad: SkipBad = False,
     resume: Resume = False,
+    track: Track = None,
+    champion: Champion = False,
+    tensorboard: TensorBoard = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for models, metrics and reports.")] = Path(
         "outputs"
     ),
 ) -> None:
     """Train, evaluate and report every category, then print one table. --resume skips finished ones."""
+    from anomaly_spotter.fleet.local import in_turn
     from anomaly_spotter.fleet.local import process_all as run_all
+    from anomaly_spotter.processes import member
     from anomaly_spotter.views.terminal import print_summary
 
+    if member().count > 1:
+        raise SpotterError(
+            "process-all starts its processes itself; leave torchrun out, --set training.devices=N"
+        )
+    runner: Runner = partial(in_turn, show_progress=True)
     if engine is Engine.RAY:
-        raise SpotterError("engine 'ray' is not part of this version; use --engine local")
+        from anomaly_spotter.fleet.on_ray import categories_on_ray
+
+        runner = partial(categories_on_ray, address=address)
     asked = overrides(
         settings, epochs=epochs, seed=seed, false_reject_rate=false_reject_rate, confidence=confidence
     )
+    asked += tracking_settings(track, tensorboard=tensorboard, champion=champion)
     chosen = load_config(preset, config, asked)
-    with interruptible():
+    with (
+        interruptible(),
+        tracker(chosen, out) as tracking,
+        tracking.run("process-all", chosen, tags={"data": str(data)}, resume=resume) as run,
+    ):
         summary = run_all(
             data,
             None if categories is None else names(categories),
@@ -156,9 +227,18 @@ def process_all(
             layout=layout,
             resume=resume,
             skip_bad=skip_bad,
-            show_progress=True,
+            run=partial(runner, observe=tracking.part_of(run)),
             announce=announce,
         )
+        run.files({summary.table.name: summary.table})
+        run.metrics({"categories/finished": len(summary.results), "categories/failed": len(summary.failed)})
+    if engine is Engine.RAY:
+        from anomaly_spotter.fleet.judged import write_parquet
+
+        rows = (
+            {"product": name, **row} for name, result in summary.results.items() for row in result["pictures"]
+        )
+        write_parquet(summary.table.with_suffix(".parquet"), rows)
     print_summary(summary.results, summary.reports)
     if summary.failed:
         raise SpotterError(f"{len(summary.failed)} categories failed: {'; '.join(summary.failed.values())}")

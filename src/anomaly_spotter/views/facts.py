@@ -241,14 +241,17 @@ def kinds(summary: Mapping[str, Any]) -> list[Kind]:
 
 def story(summary: Mapping[str, Any], outcome: Outcome) -> str:
     """What was learned from what, in one sentence or two."""
-    counts = section(section(summary, "bundle"), "train_counts")
+    bundle = section(summary, "bundle")
+    counts = section(bundle, "train_counts")
     known = {name: int(value) for name in counts if (value := as_number(counts[name])) is not None}
     parts = []
     if "train" in known:
         parts.append(f"The detector learned from {plural(known['train'], 'good picture')}")
         if known.get("validation"):
             parts[-1] += f", with {whole(known['validation'])} more to tell when to stop"
-        if known.get("calibration"):
+        if bundle.get("model") in ("memory", "gaussian"):
+            parts[-1] += ", and set the decision limit by the same ones, each left out in turn"
+        elif known.get("calibration"):
             parts[-1] += f" and {whole(known['calibration'])} more to set the decision limit"
         parts[-1] += "; it has seen no defect."
     if outcome.good or outcome.defects:

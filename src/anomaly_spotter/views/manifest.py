@@ -48,6 +48,7 @@ def _story(detector: Mapping[str, Any]) -> dict[str, Any]:
     origin, geometry = detector["provenance"], detector["preprocessing"]
     counts = origin.get("train_counts", {})
     commit = f" ({origin['commit']})" if origin.get("commit") else ""
+    framework = f" by {origin['framework']}" if origin.get("framework") else ""
     changes = origin.get("changes", [])
     held_out = 1.0 if changes else held_out_share(SpotterConfig.parse(detector["config"]))
     return {
@@ -56,7 +57,7 @@ def _story(detector: Mapping[str, Any]) -> dict[str, Any]:
         "canvas": f"{geometry['width']} x {geometry['height']} px, {geometry['channels']} channel(s)",
         "good pictures": ", ".join(f"{count} {part}" for part, count in counts.items()),
         "data SHA-256": origin.get("data_sha256"),
-        "trained": f"{origin.get('created')}, {origin.get('epochs')} epochs in {origin.get('fit_seconds')} s",
+        "trained": f"{origin.get('created')}, {origin.get('epochs')} epochs in {origin.get('fit_seconds')} s{framework}",
         "anomaly-spotter": f"{origin.get('version')}{commit}",
         "versions": ", ".join(f"{name} {version}" for name, version in origin.get("versions", {}).items()),
         "decision limit": f"score > {detector['calibration']['threshold']:.4g}",

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from anomaly_spotter.inputs.findings import SHORTCUT_AUROC
+from anomaly_spotter.inputs.findings import SHORTCUT_AUROC, is_beyond_chance
 from anomaly_spotter.scoring.inspection import finite
 from anomaly_spotter.views.wording import likely_range, number, plural
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from anomaly_spotter.evaluation import Evaluation
     from anomaly_spotter.inputs.findings import Audit
     from anomaly_spotter.living import KnownDefects
+    from anomaly_spotter.scoring.drift import DriftReport
     from anomaly_spotter.scoring.inspection import Inspection
 
 _IMAGE_ROWS = {
@@ -66,6 +67,7 @@ def inspection_to_dict(found: Inspection) -> dict[str, Any]:
         "score": finite(found.score),
         "threshold": found.threshold,
         "p_value": found.p_value,
+        "condition": None if found.condition is None else found.condition.to_dict(),
         "regions": [
             {
                 "area": region.area,
@@ -105,6 +107,20 @@ def watch_counter(counts: Mapping[str, int]) -> str:
         f"{counts[verdict]} {verdict}" for verdict in ("OK", "DEFECT", "UNREADABLE") if counts.get(verdict)
     )
     return f"{total} inspected{f': {parts}' if parts else ''}"
+
+
+def print_drift(found: DriftReport) -> None:
+    """A table of what was compared, what has changed in plain words, and what to do about it."""
+    console = Console()
+    if found.findings:
+        table = Table("compared", "", "usual", "recent", "by chance")
+        for test in found.findings:
+            mark = f"{test.direction}, CHANGED" if test.is_change else test.direction
+            values = (f"{value:.4g}" for value in (test.usual, test.recent))
+            table.add_row(test.name, mark, *values, f"{test.chance:.2g}")
+        console.print(table)
+    for line in (*found.sentences, *found.advice):
+        console.print(Text(line))
 
 
 def _polygon(contour: NDArray[np.int32]) -> list[list[int]]:
@@ -155,8 +171,10 @@ def print_evaluation(found: Evaluation) -> None:
     console.print(table)
     if summary["per_kind"]:
         console.print(_kind_table(summary["per_kind"]))
+    defects = sum(row.is_defect for row in found.pictures)
+    good = len(found.pictures) - defects
     for name, value in summary["image"]["baselines"].items():
-        if value is not None and value >= SHORTCUT_AUROC:
+        if value is not None and value >= SHORTCUT_AUROC and is_beyond_chance(value, good, defects):
             what = name.removesuffix("_auroc").replace("_", " ")
             console.print(
                 f"warning: {what} alone separates good from defective test pictures (AUROC {value:.2f}); "
