@@ -252,7 +252,6 @@ def test_bad_input_gets_one_clear_line(trained, data_root, tmp_path):
         (("predict", "--bundle", trained, "--threshold", "nan", data_root), "must be a number"),
         (("info", data_root / "disc/train/good/000.png"), "bundle"),
         (("sample", "--out", tmp_path / "s", "--category", "spoon"), "spoon"),
-        (("process-all", "--data", data_root, "--engine", "ray"), "--engine local"),
     ]
     for arguments, expected in cases:
         assert expected in one_error_line(run(*arguments)), arguments
