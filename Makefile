@@ -45,11 +45,13 @@ format: $(STAMP)  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# One thread for each worker: threads that wait for each other spin, and two workers' would starve each other.
 coverage: $(STAMP)
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not long" --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not long and not alone" --cov --cov-report=
+	$(BIN)/pytest -m "alone and not long" --cov --cov-append --cov-report=term
 
 test-long: $(STAMP)  ## Tests that take minutes each: every command of the documentation, notebooks, trainings in a browser
-	$(BIN)/pytest -n $(WORKERS) -m long
+	$(BIN)/pytest -m long
 
 benchmark: $(STAMP)  ## Training speed against plain fp32, and pixel metrics
 	$(BIN)/python benchmarks/training_speed.py

@@ -72,6 +72,7 @@ def runs(process: psutil.Process) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_process_all_with_a_killed_worker_gives_what_one_process_gives(tmp_path):
     data = write_products(tmp_path / "data")
     local, ray = tmp_path / "local", tmp_path / "ray"
@@ -131,6 +132,7 @@ def opened_to_die_once(bundle: Path, victim: Path, mark: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_scoring_with_a_killed_actor_gives_what_one_process_gives(bundle, tmp_path):
     rng = np.random.default_rng(1)
     pictures = [

@@ -55,6 +55,7 @@ def test_a_dropped_folder_becomes_a_model_that_inspects(site, opens, expect, tmp
     expect(page.locator(".badge.active")).to_be_visible()
     page.get_by_role("link", name="Inspect with it").click()
     expect(page.locator("#model")).to_have_value(name)
+    expect(page.locator("picture-source:defined")).to_be_visible()  # its script listens
     page.set_input_files("#files", str(site.pictures / "bad/005.png"))
     expect(page.locator("#result .verdict strong")).to_have_text("DEFECT")
     expect(page.locator(".verdict .which")).to_contain_text(name)
