@@ -25,6 +25,9 @@ HEAVY = {
     "fastapi",
     "sqlalchemy",
     "matplotlib",
+    "sklearn",
+    "scipy",
+    "skimage",
 }
 POSIX_ONLY = {"fcntl", "grp", "pwd", "pty", "termios", "resource", "posix"}
 POSIX_CALLS = {

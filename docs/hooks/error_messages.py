@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 SOURCE = Path(__file__).parents[2] / "src" / "anomaly_spotter"
+EXTRAS = {
+    "needed",
+    "require",
+    "missing_extra",
+}  # functions of extras.py, called with an extra and its purpose
 PAGE, PLACE = "errors.md", "<!-- all messages -->"
 
 
@@ -29,15 +34,16 @@ def messages() -> dict[str, list[str]]:
     found: dict[str, set[str]] = {name: set() for name in names}
     for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id in names
-                and node.args
-            ):
-                text = _text(node.args[0])
-                if any(letter.isalpha() for letter in text):
-                    found[node.func.id].add(text)
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or not node.args:
+                continue
+            name, text = node.func.id, _text(node.args[0])
+            if name in EXTRAS:
+                name, text = (
+                    "MissingExtraError",
+                    f"{_text(node.args[1])}: pip install 'anomaly-spotter[{text}]'",
+                )
+            if name in names and any(letter.isalpha() for letter in text):
+                found[name].add(text)
     return {name: sorted(texts, key=str.lower) for name, texts in found.items() if texts}
 
 

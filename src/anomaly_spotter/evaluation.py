@@ -14,6 +14,7 @@ import numpy as np
 
 from anomaly_spotter import provenance
 from anomaly_spotter.errors import DatasetError, PictureError
+from anomaly_spotter.extras import require
 from anomaly_spotter.inputs.audit import trivial_statistics
 from anomaly_spotter.inputs.decode import read_mask
 from anomaly_spotter.metrics import PixelMetrics, auroc, image_metrics
@@ -112,7 +113,9 @@ def evaluate(
 
     Raises:
         DatasetError: There are no test pictures, or none can be read.
+        MissingExtraError: scikit-learn is not installed.
     """
+    require("evaluate", "measuring needs scikit-learn", "sklearn")
     if not dataset.test:
         raise DatasetError(
             f"{dataset.root} has no test pictures in layout '{dataset.layout}'; "

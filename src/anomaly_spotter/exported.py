@@ -16,7 +16,7 @@ from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.errors import BundleError, SpotterError
 from anomaly_spotter.inputs.preprocess import Preprocessor
 from anomaly_spotter.models.compiled import CompiledModel
-from anomaly_spotter.models.engines import open_session
+from anomaly_spotter.models.engines import ENGINES, open_session
 from anomaly_spotter.models.keras_files import ENGINES as KERAS_ENGINES
 from anomaly_spotter.models.keras_files import open_file
 
@@ -118,6 +118,11 @@ def read_export(path: Path, engine: str | None = None) -> tuple[Bundle, Exported
         }
         preprocessor = Preprocessor.from_parts(sections["preprocessing"], under("preprocessing.", arrays))
         model_file, made_for = str(description["model"]), str(description["engine"])
+        if engine in (None, "auto") and made_for not in (*ENGINES, *KERAS_ENGINES.values()):
+            raise BundleError(
+                f"{folder} was made for the engine '{made_for}', which this version does not know; name one of "
+                f"{', '.join(ENGINES)}, or export again"
+            )
         is_network = model_file in KERAS_ENGINES
         graph = b"" if is_network else files[model_file]
         if is_network and (unlisted := _files_of(folder, model_file) - files.keys()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import math
 import tempfile
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from anomaly_spotter import provenance
-from anomaly_spotter.errors import ConfigError, DatasetError, MissingExtraError
+from anomaly_spotter.errors import ConfigError, DatasetError
+from anomaly_spotter.extras import needed, require
 from anomaly_spotter.files import write_json
 from anomaly_spotter.inputs.alignment import AlignmentError, fit_aligner
 from anomaly_spotter.inputs.decode import read_picture
@@ -131,7 +131,7 @@ def fit(
         raise DatasetError(
             f"{dataset.root}: no good training pictures with layout {dataset.layout}; add some or name another layout"
         )
-    _require_torch()
+    require("train", "training needs PyTorch", "torch")
     leading = leads(config.training)
     if not leading:
         show_progress, progress, announce = False, None, None
@@ -466,20 +466,9 @@ def _open_run(run_dir: Path, identity: dict[str, Any], resume: bool) -> None:
     write_json(record, identity)
 
 
-def _require_torch() -> None:
-    if importlib.util.find_spec("torch") is None:
-        raise MissingExtraError("training needs PyTorch: pip install 'anomaly-spotter[train]'")
-
-
 def _import_training(framework: str) -> Callable[..., Any]:
-    try:
+    with needed("train", "training needs PyTorch and Lightning", "torch", "lightning"):
         from anomaly_spotter.training import train_unet
-    except ModuleNotFoundError as error:
-        if error.name not in ("torch", "lightning"):
-            raise
-        raise MissingExtraError(
-            "training needs PyTorch and Lightning: pip install 'anomaly-spotter[train]'"
-        ) from None
     if framework == "torch":
         return train_unet
     train_in_keras: Callable[..., Any] = keras_module("keras_training").train_unet

@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from scipy.special import bdtrc
 
 from anomaly_spotter import provenance
 from anomaly_spotter.config import SpotterConfig
@@ -23,6 +22,7 @@ from anomaly_spotter.inputs.layouts import Dataset, load_dataset
 from anomaly_spotter.inputs.store import Canvases, read_good
 from anomaly_spotter.known import Known
 from anomaly_spotter.metrics import auroc
+from anomaly_spotter.scoring.binomial import chances_of_at_most
 from anomaly_spotter.scoring.calibration import Calibration
 from anomaly_spotter.scoring.decision import placed_map
 from anomaly_spotter.scoring.maps import image_score
@@ -314,7 +314,7 @@ def _rejected(spotter: Spotter, fresh: _Fresh, tell: Callable[[str], None]) -> l
             rejected.append(fresh.canvases.name(index))
             tell(f"rejected until now, taken as good: {rejected[-1]} (score {score:.3f})")
     count, new = len(rejected) + len(fresh.refused), len(fresh.fingerprints)
-    if count and bdtrc(count - 1, new, calibration.promise.rate) < _SURPRISING:
+    if count and 1 - chances_of_at_most(count - 1, new, calibration.promise.rate)[-1] < _SURPRISING:
         tell(
             f"warning: {count} of {new} new good pictures were rejected until now, more than the promise allows. "
             "If they were picked because they were rejected, the new limit is higher than it need be: add the accepted "

@@ -11,7 +11,7 @@ from typing import Any
 
 import anomaly_spotter
 
-_LIBRARIES = ("torch", "lightning", "numpy", "opencv-python-headless", "scikit-image", "timm")
+_LIBRARIES = ("torch", "lightning", "numpy", "opencv-python-headless", "timm")
 
 
 def stamp() -> dict[str, Any]:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from anomaly_spotter.bundle import prefixed, under
+from anomaly_spotter.extras import needed
 from anomaly_spotter.inputs.preprocess import to_grey, to_rgb
 from anomaly_spotter.scoring import conformal
 
@@ -235,7 +236,8 @@ def _damaged(small: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
 
 def _learned(groups: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Means ``[P, D]`` of the good pictures, and whitening ``[D, D]``, from ``[N, 1 + damaged, D]`` of each product."""
-    from sklearn.covariance import shrunk_covariance  # slow to import, and inspection does without
+    with needed("train", "learning products needs scikit-learn", "sklearn"):  # inspection does without
+        from sklearn.covariance import shrunk_covariance
 
     means = np.stack([group[:, 0].mean(axis=0, dtype=np.float64) for group in groups])
     residuals = np.concatenate(

@@ -83,7 +83,7 @@ def test_the_station_s_image_has_no_pytorch(licences):
     for extra in re.search(r"\[([a-z,]+)\]", line)[1].split(","):
         names |= set(licences.closure(extra))
     assert {"onnxruntime", "fastapi", "psycopg"} <= names
-    assert not names & {"torch", "lightning", "tensorflow", "mlflow", "ray"}
+    assert not names & {"torch", "lightning", "tensorflow", "mlflow", "ray", "scipy", "matplotlib"}
 
 
 def test_what_is_copied_is_there_and_reaches_the_builder():

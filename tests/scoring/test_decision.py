@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from skimage.filters import threshold_otsu
+from skimage.measure import label, regionprops
 
 from anomaly_spotter.config import CalibrationConfig, ScoringConfig
 from anomaly_spotter.errors import SpotterError
@@ -18,6 +20,7 @@ from anomaly_spotter.scoring.calibration import Calibration
 from anomaly_spotter.scoring.decision import Judge, draw_regions, otsu_mask, placed_map
 from anomaly_spotter.scoring.inspection import Inspection, Verdict, finite
 from anomaly_spotter.scoring.location import LocationScale
+from anomaly_spotter.scoring.maps import min_max
 
 CANVAS = Preprocessor(height=32, width=64, channels=1, aspect="keep")
 
@@ -166,6 +169,43 @@ def test_otsu_finds_the_two_bright_areas_and_nothing_in_a_constant_map():
     mask = otsu_mask(defect_map())
     assert mask.sum() == 4 * 10 + 2 * 3
     assert not otsu_mask(np.full((5, 5), 3.0, np.float32)).any()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 60), st.integers(2, 60), st.sampled_from([0, 2, 8]))
+def test_otsus_mask_is_that_of_scikit_image(seed, height, width, levels):
+    scores = np.random.default_rng(seed).gamma(1.0, size=(height, width)).astype(np.float32)
+    if levels:
+        scores = np.round(scores * levels) / np.float32(levels)
+    stretched = min_max(scores)
+    expected = stretched > threshold_otsu(stretched) if stretched.any() else np.zeros_like(stretched, bool)
+    assert np.array_equal(otsu_mask(scores), expected)
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=30)),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0, 3]),
+)
+def test_regions_are_those_of_scikit_image(mask, seed, levels):
+    """Equal peaks too, which come with few levels, keep their order."""
+    scores = np.random.default_rng(seed).random(mask.shape).astype(np.float32)
+    if levels:
+        scores = np.round(scores * levels) / np.float32(levels)
+    expected = sorted(
+        regionprops(label(mask, connectivity=2), intensity_image=scores),
+        key=lambda region: -float(region.intensity_max),
+    )
+    _, regions = draw_regions(scores, mask, 1)
+    assert len(regions) == len(expected)
+    for region, other in zip(regions, expected, strict=True):
+        top, left, bottom, right = other.bbox
+        assert region.box == (left, top, right - left, bottom - top)
+        assert (region.area, region.peak) == (other.area, other.intensity_max)
+        assert region.centroid == other.centroid[::-1]
+        assert region.mean_score == pytest.approx(other.intensity_mean)
+        assert scores[region.peak_position[::-1]] == region.peak
 
 
 @settings(max_examples=40, deadline=None)

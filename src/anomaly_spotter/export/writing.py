@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save as save_arrays
 
-from anomaly_spotter.errors import ConfigError, MissingExtraError, SpotterError
+from anomaly_spotter.errors import ConfigError, SpotterError
 from anomaly_spotter.export import keras
 from anomaly_spotter.export.graph import detector_graph
 from anomaly_spotter.export.parity import Parity, measure, probes
 from anomaly_spotter.exported import ARRAYS, DESCRIPTION, FORMAT, FORMAT_VERSION, read_export
+from anomaly_spotter.extras import needed
 from anomaly_spotter.models.keras_files import ENGINES as KERAS_ENGINES
 from anomaly_spotter.spotter import Spotter
 
@@ -151,12 +152,8 @@ def _write_model(spotter: Spotter, folder: Path, to: str, precision: str) -> Pat
         onnx.save(graph, str(path))
     if to == "onnx":
         return path
-    try:
+    with needed("openvino", "OpenVINO is not installed", "openvino"):
         import openvino
-    except ModuleNotFoundError:
-        raise MissingExtraError(
-            "OpenVINO is not installed: pip install 'anomaly-spotter[openvino]'"
-        ) from None
     model = openvino.Core().read_model(path.read_bytes())
     for name, value in metadata.items():
         model.set_rt_info(value, [name])
@@ -167,10 +164,8 @@ def _write_model(spotter: Spotter, folder: Path, to: str, precision: str) -> Pat
 
 def _quantise(graph: Any, spotter: Spotter, path: Path) -> None:
     """8-bit convolutions, their ranges measured on good canvases; what decides stays in float32."""
-    try:
+    with needed("runtime", "int8 needs onnxruntime", "onnxruntime"):
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    except ModuleNotFoundError:
-        raise MissingExtraError("int8 needs onnxruntime: pip install 'anomaly-spotter[runtime]'") from None
     names = [each.name for each in graph.graph.input]
     canvases = probes(spotter)
     good = canvases[: len(canvases) // 2]

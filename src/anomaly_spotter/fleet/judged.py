@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from anomaly_spotter.errors import MissingExtraError, PictureError
+from anomaly_spotter.errors import PictureError
+from anomaly_spotter.extras import needed
 from anomaly_spotter.files import write_atomic
 from anomaly_spotter.inputs.condition import NAMES
 from anomaly_spotter.views.files import write_picture
@@ -56,13 +57,9 @@ def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
         MissingExtraError: PyArrow is not installed.
         SpotterError: The file cannot be written.
     """
-    try:
+    with needed("ray", "Parquet needs PyArrow", "pyarrow"):
         import pyarrow as pa  # type: ignore[import-untyped]
         from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        if error.name != "pyarrow":
-            raise
-        raise MissingExtraError("Parquet needs PyArrow: pip install 'anomaly-spotter[ray]'") from None
     whole, real, text = pa.int64(), pa.float64(), pa.string()
     region = pa.struct(
         {

@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomaly_spotter.errors import MissingExtraError, SpotterError
+from anomaly_spotter.errors import SpotterError
+from anomaly_spotter.extras import needed
 from anomaly_spotter.fleet.judged import Judged, judged
 from anomaly_spotter.fleet.local import Category, Outcome, process_category, told_afterwards
 from anomaly_spotter.fleet.observing import unobserved
@@ -210,11 +211,7 @@ def _connect(ray: Any, address: str | None) -> None:
 
 
 def _import_ray() -> Any:
-    try:
+    with needed("ray", "the engine 'ray' needs Ray", "ray", "pyarrow"):
         import ray
         import ray.data
-    except ModuleNotFoundError as error:
-        if error.name not in ("ray", "pyarrow"):
-            raise
-        raise MissingExtraError("the engine 'ray' needs Ray: pip install 'anomaly-spotter[ray]'") from None
     return ray

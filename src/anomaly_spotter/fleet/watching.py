@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlparse
 
-from anomaly_spotter.errors import ConfigError, MissingExtraError, PictureError, SpotterError
+from anomaly_spotter.errors import ConfigError, PictureError, SpotterError
+from anomaly_spotter.extras import needed
 from anomaly_spotter.files import write_json
 from anomaly_spotter.inputs.layouts.dataset import list_pictures
 from anomaly_spotter.scoring.inspection import Verdict
@@ -196,11 +197,9 @@ class Mqtt:
         topic = parts.path.strip("/")
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or not topic:
             raise ConfigError(f"MQTT needs mqtt://HOST[:PORT]/TOPIC (or mqtts://), not {address}")
-        try:
+        with needed("mqtt", "MQTT needs paho-mqtt", "paho"):
             from paho.mqtt.client import Client
             from paho.mqtt.enums import CallbackAPIVersion
-        except ModuleNotFoundError:
-            raise MissingExtraError("MQTT needs paho-mqtt: pip install 'anomaly-spotter[mqtt]'") from None
         self._topic = topic
         self._client = Client(CallbackAPIVersion.VERSION2)
         if parts.username:

@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import cv2
 import numpy as np
@@ -37,6 +37,7 @@ from anomaly_spotter.inputs.findings import (
 )
 from anomaly_spotter.inputs.headers import read_file
 from anomaly_spotter.inputs.preprocess import to_grey
+from anomaly_spotter.metrics import auroc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -219,16 +220,14 @@ def _separations(seen: Sequence[_Seen], first: str, second: str) -> tuple[Separa
 
 
 def _separation(name: str, first: str, second: str, a: list[float], b: list[float]) -> Separation:
-    from sklearn.metrics import roc_auc_score  # a second to import
-
-    auroc = float(roc_auc_score([0] * len(a) + [1] * len(b), a + b))
+    higher = cast("float", auroc(a + b, [0] * len(a) + [1] * len(b)))  # neither group is empty
     return Separation(
         statistic=name,
         first=first,
         second=second,
         first_mean=float(np.mean(a)),
         second_mean=float(np.mean(b)),
-        auroc=max(auroc, 1 - auroc),
-        is_second_higher=auroc > 0.5,
-        is_significant=is_beyond_chance(auroc, len(a), len(b)),
+        auroc=max(higher, 1 - higher),
+        is_second_higher=higher > 0.5,
+        is_significant=is_beyond_chance(higher, len(a), len(b)),
     )

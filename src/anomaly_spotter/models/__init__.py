@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, cast
 
-from anomaly_spotter.errors import MissingExtraError
+from anomaly_spotter.extras import needed
 
 if TYPE_CHECKING:
     from anomaly_spotter.models.base import AnomalyModel, FeatureModel
@@ -24,14 +24,8 @@ def model_class(name: str) -> type[AnomalyModel]:
         MissingExtraError: PyTorch is not installed.
     """
     module, attribute = REGISTRY[name]
-    try:
+    with needed("train", f"the model '{name}' needs PyTorch", "torch"):
         found: type[AnomalyModel] = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingExtraError(
-            f"the model '{name}' needs PyTorch: pip install 'anomaly-spotter[train]'"
-        ) from None
     return found
 
 

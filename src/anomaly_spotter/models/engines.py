@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from anomaly_spotter.errors import BundleError, ConfigError, MissingExtraError
+from anomaly_spotter.errors import BundleError, ConfigError
+from anomaly_spotter.extras import needed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,15 +58,9 @@ def open_session(graph: bytes, engine: str, weights: bytes | None = None) -> Ses
     if engine not in _PACKAGES:
         raise ConfigError(f"no engine '{engine}'; choose one of {', '.join(ENGINES)}")
     package = _PACKAGES[engine]
-    try:
+    extra = "openvino" if package == "openvino" else "runtime"
+    with needed(extra, f"the engine '{engine}' needs {package}", package):
         module = importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        extra = "openvino" if package == "openvino" else "runtime"
-        raise MissingExtraError(
-            f"the engine '{engine}' needs {package}: pip install 'anomaly-spotter[{extra}]'"
-        ) from None
     try:
         if package == "onnxruntime":
             return _OnnxRuntime(module, graph)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly_spotter.errors import BundleError, MissingExtraError
+from anomaly_spotter.errors import BundleError
+from anomaly_spotter.extras import needed
 from anomaly_spotter.models.keras_import import keras_module
 
 if TYPE_CHECKING:
@@ -199,12 +200,8 @@ def _outputs(canvas_map: NDArray[Any], restored: NDArray[Any]) -> list[NDArray[A
 
 def _tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
+    with needed("keras", "TensorFlow is not installed", "tensorflow"):
         return importlib.import_module("tensorflow")
-    except ModuleNotFoundError as error:
-        if error.name != "tensorflow":
-            raise
-        raise MissingExtraError("TensorFlow is not installed: pip install 'anomaly-spotter[keras]'") from None
 
 
 def _interpreter() -> Any:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anomaly_spotter.scoring.binomial import chances_of_at_most, rate_above
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -85,8 +87,6 @@ def promise(count: int, rate: float, confidence: float | None = None, refused: i
     Raises:
         ValueError: ``count`` below 1, or a rate or confidence outside (0, 1).
     """
-    from scipy.special import bdtr  # slow to import, and inspection does without
-
     if count < 1 or not 0 < rate < 1 or not (confidence is None or 0 < confidence < 1):
         raise ValueError(f"need count >= 1 and 0 < rate, confidence < 1; found {count}, {rate}, {confidence}")
     needed = pictures_needed(rate, confidence)
@@ -97,8 +97,8 @@ def promise(count: int, rate: float, confidence: float | None = None, refused: i
         rank = count + 1 - math.floor(rate * (count + 1) + _ROUNDING)
     else:
         # P(Binomial(count, rate) <= j) is the chance that a limit with j scores above it breaks its promise.
-        above = np.arange(count)
-        rank = count - int(np.flatnonzero(bdtr(above, count, rate) <= 1 - confidence + _ROUNDING)[-1])
+        broken = chances_of_at_most(count - 1, count, rate)
+        rank = count - int(np.flatnonzero(broken <= 1 - confidence + _ROUNDING)[-1])
     if rank > highest:
         return Promise(rate, promised_rate(count, highest, confidence), confidence, highest, count, needed)
     return Promise(rate, min(rate, promised_rate(count, rank, confidence)), confidence, rank, count, needed)
@@ -106,11 +106,9 @@ def promise(count: int, rate: float, confidence: float | None = None, refused: i
 
 def promised_rate(count: int, rank: int, confidence: float | None) -> float:
     """The false reject rate that a limit at ``rank`` of ``count`` scores guarantees."""
-    from scipy.special import betaincinv  # slow to import, and inspection does without
-
     if confidence is None:
         return (count + 1 - rank) / (count + 1)
-    return float(betaincinv(count + 1 - rank, rank, confidence))
+    return rate_above(count - rank, count, confidence)
 
 
 def pictures_needed(rate: float, confidence: float | None = None) -> int:

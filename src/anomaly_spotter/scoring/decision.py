@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -137,12 +137,27 @@ def otsu_mask(anomaly_map: NDArray[np.float32]) -> NDArray[np.bool_]:
 
     A constant map gives an empty mask. Any other map gives a non-empty one, defect or not.
     """
-    from skimage.filters import threshold_otsu  # slow to import, and most pictures are good
-
     stretched = min_max(anomaly_map)
     if not stretched.any():
         return np.zeros(anomaly_map.shape, dtype=bool)
-    return np.asarray(stretched > threshold_otsu(stretched))
+    return np.asarray(stretched > _otsu_threshold(stretched))
+
+
+def _otsu_threshold(values: NDArray[np.float32]) -> float:
+    """The middle of the histogram bin, of 256, that splits the values into the two classes farthest apart.
+
+    To the last bit that of ``skimage.filters.threshold_otsu``, which computes in single precision too.
+    """
+    counts, edges = np.histogram(values, bins=256)
+    middles, counts = (edges[:-1] + edges[1:]) / 2, counts.astype(np.float32)
+    below, above = _cumulative(counts)
+    sum_below, sum_above = _cumulative(counts * middles)
+    return float(middles[np.argmax(below * above * (sum_below / below - sum_above / above) ** 2)])
+
+
+def _cumulative(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Sums on both sides of each split, ``[N - 1]``: of all values before it, and of all after it."""
+    return np.cumsum(values)[:-1], np.cumsum(values[::-1])[::-1][1:]
 
 
 def draw_regions(
@@ -155,31 +170,43 @@ def draw_regions(
     Returns:
         The mask of the kept regions, ``bool [H, W]``, and the regions.
     """
-    from skimage.measure import label, regionprops  # as above
+    _, found, stats, centroids = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    labels, stats = np.asarray(found, np.int32), np.asarray(stats, np.int32)
+    inside = np.flatnonzero(mask)
+    own = labels.ravel()[inside]
+    peaks = np.full(len(stats), -np.inf, np.float32)
+    np.maximum.at(peaks, own, pixel_scores.ravel()[inside])
+    # Regions of equal strength come in reading order, which labels are not always in.
+    first = np.zeros(len(stats), np.intp)
+    first[own[::-1]] = inside[::-1]
+    ranked = np.lexsort((first[1:], -peaks[1:])) + 1  # 0 is the background
+    kept = [
+        label for rank, label in enumerate(ranked) if rank == 0 or stats[label, cv2.CC_STAT_AREA] >= min_area
+    ]
+    if len(kept) < len(ranked):
+        mask = np.isin(labels, kept)
+    return mask, tuple(_region(label, labels, pixel_scores, stats[label], centroids[label]) for label in kept)
 
-    labels = label(mask, connectivity=2)
-    found = sorted(
-        regionprops(labels, intensity_image=pixel_scores), key=lambda region: -float(region.intensity_max)
-    )
-    kept = [region for rank, region in enumerate(found) if rank == 0 or region.area >= min_area]
-    if len(kept) < len(found):
-        mask = np.isin(labels, [region.label for region in kept])
-    return mask, tuple(_region(region) for region in kept)
 
-
-def _region(found: Any) -> Region:
-    top, left, bottom, right = found.bbox
-    inside = found.image
-    scores = np.where(inside, found.image_intensity, -np.inf)
+def _region(
+    label: int,
+    labels: NDArray[np.int32],
+    pixel_scores: NDArray[np.float32],
+    stats: NDArray[np.int32],
+    centroid: NDArray[np.float64],
+) -> Region:
+    left, top, width, height, area = (int(value) for value in stats)
+    box = np.s_[top : top + height, left : left + width]
+    inside = labels[box] == label
+    scores = np.where(inside, pixel_scores[box], -np.inf)
     row, column = np.unravel_index(int(scores.argmax()), scores.shape)
     contours, _ = cv2.findContours(
         inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(left, top)
     )
-    y, x = found.centroid
     return Region(
-        area=int(inside.sum()),
-        box=(left, top, right - left, bottom - top),
-        centroid=(float(x), float(y)),
+        area=area,
+        box=(left, top, width, height),
+        centroid=(float(centroid[0]), float(centroid[1])),
         peak=float(scores[row, column]),
         peak_position=(left + int(column), top + int(row)),
         mean_score=float(scores[inside].mean(dtype=np.float64)),

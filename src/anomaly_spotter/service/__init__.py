@@ -6,7 +6,7 @@ import importlib.util
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from anomaly_spotter.errors import MissingExtraError
+from anomaly_spotter.extras import missing_extra
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -74,6 +74,4 @@ def require_extra() -> None:
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(
-            f"the station needs {', '.join(missing)}: pip install 'anomaly-spotter[serve]'"
-        )
+        raise missing_extra("serve", f"the station needs {', '.join(missing)}")

@@ -36,7 +36,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateColumn
 
-from anomaly_spotter.errors import ConfigError, MissingExtraError, SpotterError
+from anomaly_spotter.errors import ConfigError, SpotterError
+from anomaly_spotter.extras import missing_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -215,7 +216,7 @@ def _parsed(url: str) -> URL:
             f"database {parsed.drivername} is not supported; use sqlite:///FILE or postgresql://USER@HOST/NAME"
         )
     if parsed.drivername != "sqlite" and find_spec("psycopg") is None:
-        raise MissingExtraError("PostgreSQL needs its driver: pip install 'anomaly-spotter[serve,postgres]'")
+        raise missing_extra("serve,postgres", "PostgreSQL needs its driver")
     return parsed
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly_spotter import __version__
-from anomaly_spotter.errors import MissingExtraError
+from anomaly_spotter.extras import needed
 from anomaly_spotter.tracking.journal import RUNNING
 
 if TYPE_CHECKING:
@@ -59,14 +59,10 @@ def prepare() -> None:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    try:
+    with needed("track", "tracking needs MLflow", "mlflow"):
         # Here and not when they are first used, which is on another thread, beside the imports of the training.
         for module in ("mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"):
             importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "mlflow":
-            raise
-        raise MissingExtraError("tracking needs MLflow: pip install 'anomaly-spotter[track]'") from None
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*An input example was not provided")

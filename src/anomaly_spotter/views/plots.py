@@ -12,16 +12,19 @@ import threading
 from math import isfinite
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from anomaly_spotter.extras import needed
 from anomaly_spotter.files import write_atomic
 from anomaly_spotter.metrics import precision_recall_points, roc_curve_points
 from anomaly_spotter.scoring.inspection import Verdict
 from anomaly_spotter.views.lettering import clean
+
+with needed("evaluate", "plots and reports need Matplotlib", "matplotlib"):
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

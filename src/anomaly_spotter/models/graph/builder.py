@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomaly_spotter.errors import MissingExtraError
+from anomaly_spotter.extras import needed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,14 +119,8 @@ class Graph:
 
 
 def _onnx() -> Any:
-    try:
+    with needed("runtime", "running without PyTorch and exporting need onnx", "onnx"):
         import onnx
         import onnx.helper
         import onnx.numpy_helper
-    except ModuleNotFoundError as error:
-        if error.name != "onnx":
-            raise
-        raise MissingExtraError(
-            "running without PyTorch and exporting need onnx: pip install 'anomaly-spotter[runtime]'"
-        ) from None
     return onnx
