@@ -204,13 +204,17 @@ class Jobs:
         return self._add("recalibrate", f"recalibrate {product or model}", by, request, files)
 
     def reviewed_good(self, model: str, product: str | None = None) -> tuple[str, ...]:
-        """SHA-256 of the pictures of good parts that a person has confirmed, accepted and rejected ones alike."""
+        """SHA-256 of the kept pictures of good parts that a person has confirmed, accepted and rejected ones alike."""
         query = Query(model=model, product=product, review="OK")
         found: dict[str, None] = {}
         cursor: str | None = None
         while len(found) < _MOST_REVIEWED:
             page = self._history.page(query, 500, cursor)
-            found.update(dict.fromkeys(record.picture for record in page.records))
+            found.update(
+                dict.fromkeys(
+                    record.picture for record in page.records if self._pictures.keeps(record.picture)
+                )
+            )
             cursor = page.cursor
             if cursor is None:
                 break
