@@ -83,7 +83,7 @@ class Reader:
         text = text.replace("/path/to/", f"{self.folder}/path/to/")
         for port, free in self.ports.items():
             text = re.sub(rf"\b{port}\b", free, text)
-        if re.match(r"anomaly-spotter serve\b", text) and "--port" not in text:
+        if re.match(r"(\.venv/bin/)?anomaly-spotter serve\b", text) and "--port" not in text:
             text += f" --port {self.ports['8000']}"
         return text
 

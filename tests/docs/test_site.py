@@ -194,7 +194,7 @@ def test_every_message_says_enough():
 
 def options_of(verb: Any) -> set[str]:
     """Of a verb, or of all verbs below it."""
-    own = {option for parameter in verb.params for option in parameter.opts}
+    own = {option for parameter in verb.params for option in (*parameter.opts, *parameter.secondary_opts)}
     return own.union(*(options_of(each) for each in getattr(verb, "commands", {}).values()))
 
 

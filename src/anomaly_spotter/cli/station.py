@@ -31,6 +31,7 @@ DatabaseUrl = Annotated[
 ]
 DatabaseFile = Annotated[Path | None, typer.Option("--db-file", help="File that holds the database URL.")]
 DATA = Path("outputs/station")
+GIGABYTE = 10**9
 
 access = typer.Typer(
     name="access", help="Users and API keys of a station.", no_args_is_help=True, rich_markup_mode=None
@@ -56,6 +57,31 @@ def serve(
         list[str] | None, typer.Option("--allow-host", help="Name that browsers may call it by. Repeatable.")
     ] = None,
     engine: Engine = None,
+    keep_pictures: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-pictures",
+            metavar="DAYS",
+            min=1,
+            help="Remove inspected pictures after so many days; the verdicts stay. Kept for good if not given.",
+        ),
+    ] = None,
+    keep_gigabytes: Annotated[
+        float | None,
+        typer.Option(
+            "--keep-gigabytes",
+            metavar="GB",
+            min=0.001,
+            help="Remove the oldest inspected pictures while they are more than this together.",
+        ),
+    ] = None,
+    keep_reviewed: Annotated[
+        bool,
+        typer.Option(
+            "--keep-reviewed/--remove-reviewed",
+            help="Whether pictures that a person has reviewed are kept in either case.",
+        ),
+    ] = True,
     api_only: Annotated[bool, typer.Option("--api-only", help="No web pages.")] = False,
 ) -> None:
     """Start the station: REST API, web pages, inspection history. Ctrl-C ends it."""
@@ -75,6 +101,9 @@ def serve(
             port=port,
             hosts=tuple(allow_host or ()),
             engine=engine,
+            keep_days=keep_pictures,
+            keep_bytes=None if keep_gigabytes is None else int(keep_gigabytes * GIGABYTE),
+            keep_reviewed=keep_reviewed,
             pages=not api_only,
         ),
         lambda address: typer.echo(f"station at {address}"),

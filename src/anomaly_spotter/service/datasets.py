@@ -6,7 +6,6 @@ would go. Only pictures are taken out of it, under names of their own, whole or 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from anomaly_spotter.files import safe_name, write_json
 from anomaly_spotter.inputs.decode import PICTURE_SUFFIXES
 from anomaly_spotter.inputs.layouts import find_categories, load_dataset
 from anomaly_spotter.service.database import new_id
+from anomaly_spotter.service.folders import Folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from anomaly_spotter.inputs.layouts import Dataset
     from anomaly_spotter.service.settings import StationSettings
 
-_ID = re.compile(r"[0-9a-f]{32}")
 _FILES, _META = "files", "dataset.json"
 _CHUNK = 2**20
 _ENCRYPTED = 0x1
@@ -73,13 +72,9 @@ class Datasets:
     """Where training finds its pictures."""
 
     def __init__(self, settings: StationSettings) -> None:
-        self._folder, self._server, self._limits = (
-            settings.data / "datasets",
-            settings.datasets,
-            settings.limits,
-        )
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for unfinished in self._folder.glob(".*"):
+        self._folders = Folders(settings.data / "datasets", _META, "data set", UnknownDatasetError)
+        self._server, self._limits = settings.datasets, settings.limits
+        for unfinished in self._folders.root.glob(".*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def add_archive(self, archive: Path, name: str, by: str) -> DatasetInfo:
@@ -117,11 +112,7 @@ class Datasets:
 
     def list(self) -> tuple[DatasetInfo, ...]:
         """All uploaded data sets, oldest first."""
-        found = []
-        for path in sorted(self._folder.iterdir()):
-            with contextlib.suppress(UnknownDatasetError):
-                found.append(self.get(path.name))
-        return tuple(found)
+        return tuple(_described(values) for _, values in self._folders.all())
 
     def get(self, identifier: str) -> DatasetInfo:
         """An uploaded data set.
@@ -129,11 +120,7 @@ class Datasets:
         Raises:
             UnknownDatasetError: There is none.
         """
-        try:
-            values = json.loads((self._own(identifier) / _META).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise UnknownDatasetError(f"there is no data set '{identifier[:40]}'") from None
-        return DatasetInfo(**{**values, "categories": tuple(values["categories"])})
+        return _described(self._folders.read(identifier))
 
     def delete(self, identifier: str) -> None:
         """Delete an uploaded data set; models that were trained from it stay.
@@ -142,7 +129,7 @@ class Datasets:
             UnknownDatasetError: There is none.
         """
         self.get(identifier)
-        shutil.rmtree(self._own(identifier))
+        shutil.rmtree(self._folders.path(identifier))
 
     def files(self, identifier: str) -> Path:
         """The folder with the pictures of an uploaded data set.
@@ -151,7 +138,7 @@ class Datasets:
             UnknownDatasetError: There is none.
         """
         self.get(identifier)
-        return self._own(identifier) / _FILES
+        return self._folders.path(identifier) / _FILES
 
     def folders(self) -> tuple[str, ...]:
         """Folders on the server that training may read, relative to the one the station was started with."""
@@ -224,14 +211,9 @@ class Datasets:
             raise DatasetError(f"there is no category '{category[:60]}'")
         return load_dataset(place, category)
 
-    def _own(self, identifier: str) -> Path:
-        if not _ID.fullmatch(identifier):
-            raise UnknownDatasetError(f"there is no data set '{identifier[:40]}'")
-        return self._folder / identifier
-
     def _add(self, write: Callable[[Path], object], name: str, by: str) -> DatasetInfo:
         identifier = new_id()
-        part = self._folder / f".{identifier}"
+        part = self._folders.root / f".{identifier}"
         files = part / _FILES
         try:
             files.mkdir(parents=True)
@@ -249,7 +231,7 @@ class Datasets:
                 tuple(find_categories(files)),
             )
             write_json(part / _META, asdict(made))
-            part.rename(self._own(identifier))
+            part.rename(self._folders.path(identifier))
         except OSError as error:
             raise SpotterError(f"the pictures cannot be kept: {error.strerror}; free some space") from None
         finally:
@@ -279,7 +261,7 @@ class Datasets:
             if target in members:
                 raise DatasetError(f"the archive holds {entry.filename[:60]} twice; pack it again")
             members[target] = entry
-        if total > shutil.disk_usage(self._folder).free:
+        if total > shutil.disk_usage(self._folders.root).free:
             raise SpotterError(
                 f"the archive unpacks to {total} bytes, more than the disk has left; free some space"
             )
@@ -305,6 +287,10 @@ def without_folders(text: str, *folders: Path) -> str:
     for folder in folders:
         text = text.replace(json.dumps(f"{folder}{os.sep}")[1:-1], "")
     return text
+
+
+def _described(values: dict[str, Any]) -> DatasetInfo:
+    return DatasetInfo(**{**values, "categories": tuple(values["categories"])})
 
 
 def _inside(entry: zipfile.ZipInfo) -> PurePosixPath | None:

@@ -6,7 +6,6 @@ import base64
 import binascii
 import csv
 import io
-import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from sqlalchemy import and_, select, update
 
 from anomaly_spotter.errors import SpotterError
 from anomaly_spotter.service.database import inspections
+from anomaly_spotter.service.folders import ID
 from anomaly_spotter.service.records import Record
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from anomaly_spotter.service.database import Database
     from anomaly_spotter.service.spool import Spool
 
-_ID = re.compile(r"[0-9a-f]{32}")
 _CSV_PAGE = 1000
 _CSV_COLUMNS = (
     "id", "time", "model", "product", "verdict", "score", "threshold", "p_value", "regions", "reason", "file",
@@ -193,7 +192,7 @@ def _read_cursor(cursor: str) -> str:
         identifier = base64.urlsafe_b64decode(f"{cursor}==").hex()
     except (binascii.Error, ValueError):
         identifier = ""
-    if not _ID.fullmatch(identifier):
+    if not ID.fullmatch(identifier):
         raise SpotterError("the cursor is damaged; give back the one of the page before as it was")
     return identifier
 

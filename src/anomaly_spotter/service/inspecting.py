@@ -140,7 +140,7 @@ class Inspector:
         Raises:
             UnknownModelError: There is no such model.
             BusyError: Too many inspections are in progress.
-            SpotterError: The pictures are no longer there.
+            PictureGoneError: One of the pictures is no longer kept.
         """
         uploads = [Upload(record.file, self._pictures.get(record.picture)) for record in records]
         return self.look(uploads, Order("", model))

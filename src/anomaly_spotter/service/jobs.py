@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import queue
-import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.errors import ConfigError, SpotterError
 from anomaly_spotter.files import write_atomic, write_json
 from anomaly_spotter.service.database import new_id
+from anomaly_spotter.service.folders import Folders
 from anomaly_spotter.service.history import Query
 from anomaly_spotter.service.pictures import media_type
 from anomaly_spotter.service.registry import require_name
@@ -43,7 +43,6 @@ State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted
 ENDED = ("done", "failed", "cancelled", "interrupted")
 FEWEST_REVIEWED = 20
 """Good parts confirmed by a person that a recalibration needs."""
-_ID = re.compile(r"[0-9a-f]{32}")
 _STATE = "job.json"
 _TAIL = 65_536  # bytes of a diary in which the last progress is looked for
 _PATIENCE = 10.0  # seconds for a process to end when it is told to
@@ -130,10 +129,10 @@ class Jobs:
         pictures: PictureStore,
         audit: AuditLog,
     ) -> None:
-        self._folder, self._engine = settings.data / "jobs", settings.engine
+        self._folders = Folders(settings.data / "jobs", _STATE, "job", UnknownJobError)
+        self._engine = settings.engine
         self._registry, self._datasets, self._history = registry, datasets, history
         self._pictures, self._audit = pictures, audit
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._queue: queue.Queue[str | None] = queue.Queue()
         self._most = settings.limits.jobs
         self._lock = threading.RLock()
@@ -205,13 +204,17 @@ class Jobs:
         return self._add("recalibrate", f"recalibrate {product or model}", by, request, files)
 
     def reviewed_good(self, model: str, product: str | None = None) -> tuple[str, ...]:
-        """SHA-256 of the pictures of good parts that a person has confirmed, accepted and rejected ones alike."""
+        """SHA-256 of the kept pictures of good parts that a person has confirmed, accepted and rejected ones alike."""
         query = Query(model=model, product=product, review="OK")
         found: dict[str, None] = {}
         cursor: str | None = None
         while len(found) < _MOST_REVIEWED:
             page = self._history.page(query, 500, cursor)
-            found.update(dict.fromkeys(record.picture for record in page.records))
+            found.update(
+                dict.fromkeys(
+                    record.picture for record in page.records if self._pictures.keeps(record.picture)
+                )
+            )
             cursor = page.cursor
             if cursor is None:
                 break
@@ -256,11 +259,7 @@ class Jobs:
 
     def list(self) -> tuple[JobInfo, ...]:
         """All jobs, newest first."""
-        found = []
-        for path in sorted(self._folder.iterdir(), reverse=True):
-            with contextlib.suppress(UnknownJobError):
-                found.append(self.get(path.name))
-        return tuple(found)
+        return tuple(self._described(*each) for each in reversed(list(self._folders.all())))
 
     def get(self, identifier: str) -> JobInfo:
         """A job.
@@ -268,12 +267,7 @@ class Jobs:
         Raises:
             UnknownJobError: There is none.
         """
-        folder = self._own(identifier)
-        try:
-            values = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise UnknownJobError(f"there is no job '{identifier[:40]}'") from None
-        return JobInfo(**{**values, "progress": _last_progress(folder / EVENTS)})
+        return self._described(identifier, self._folders.read(identifier))
 
     def events(self, identifier: str, after: int = 0) -> tuple[dict[str, Any], ...]:
         """What has happened, in order, without the first ``after`` events.
@@ -281,7 +275,7 @@ class Jobs:
         Raises:
             UnknownJobError: There is none.
         """
-        return tuple(_complete_lines(self._own(identifier) / EVENTS))[after:]
+        return tuple(_complete_lines(self._folders.path(identifier) / EVENTS))[after:]
 
     def close(self) -> None:
         """Stop the running job, which can be resumed, and the thread."""
@@ -305,7 +299,7 @@ class Jobs:
         with self._lock:
             self._require_room()
             job = JobInfo(new_id(), kind, "queued", title, by, time.time())
-            folder = self._own(job.id)
+            folder = self._folders.path(job.id)
             folder.mkdir()
             for number, digest in enumerate(good):
                 data = self._pictures.get(digest)
@@ -326,7 +320,7 @@ class Jobs:
                 self._run(identifier)
 
     def _run(self, identifier: str) -> None:
-        folder = self._own(identifier)
+        folder = self._folders.path(identifier)
         with self._lock:
             job = self.get(identifier)
             if job.state != "queued" or self._closing.is_set():
@@ -377,12 +371,10 @@ class Jobs:
         return replace(ended, state="done", model=made.name)
 
     def _save(self, job: JobInfo) -> None:
-        write_json(self._own(job.id) / _STATE, {**asdict(job), "progress": None})
+        write_json(self._folders.path(job.id) / _STATE, {**asdict(job), "progress": None})
 
-    def _own(self, identifier: str) -> Path:
-        if not _ID.fullmatch(identifier):
-            raise UnknownJobError(f"there is no job '{identifier[:40]}'")
-        return self._folder / identifier
+    def _described(self, identifier: str, values: dict[str, Any]) -> JobInfo:
+        return JobInfo(**{**values, "progress": _last_progress(self._folders.path(identifier) / EVENTS)})
 
 
 def _safe_settings(order: TrainingOrder) -> list[str]:

@@ -6,8 +6,13 @@ are drawn from them when somebody looks.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
+import shutil
+import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import cv2
@@ -23,6 +28,7 @@ from anomaly_spotter.views.heatmap import colour, unit_scale
 from anomaly_spotter.views.overlay import mask_picture, overlay
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
 View = Literal["picture", "heatmap", "overlay", "mask", "normal", "thumbnail"]
 VIEWS: tuple[View, ...] = get_args(View)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_RESERVE = 0.05  # of a disk is left free at most, however small it is
 _THUMBNAIL = 256  # pixels of the longer side
 
 
@@ -39,44 +46,115 @@ class StorageError(SpotterError):
     """The disk does not take what is to be kept."""
 
 
-class PictureStore:
-    """Files by content below one folder."""
+class PictureGoneError(SpotterError):
+    """A picture is no longer kept."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A file of the store.
+
+    Attributes:
+        digest: Its name, the SHA-256 of its content.
+        at: When it was last put there, in seconds since 1970 (UTC).
+        bytes: How large it is.
+    """
+
+    digest: str
+    at: float
+    bytes: int
+
+
+class PictureStore:
+    """Files by content below one folder.
+
+    Args:
+        folder: Where they are; made if it is missing.
+        reserve: Bytes of the disk that pictures leave free, for the database and for whatever else is there.
+    """
+
+    def __init__(self, folder: Path, reserve: int = 0) -> None:
+        self.folder, self._reserve = folder, reserve
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, data: bytes) -> str:
-        """Keep a file; returns its SHA-256 (hex). The same content is kept once.
+        """Keep a file; returns its SHA-256 (hex). The same content is kept once, and as long as if it were new.
 
         Raises:
-            StorageError: It cannot be written.
+            StorageError: It cannot be written, or the disk is nearly full.
         """
         digest = hashlib.sha256(data).hexdigest()
         path = self._path(digest)
-        if not path.is_file():
-            try:
-                write_atomic(path, data)
-            except SpotterError as error:
-                raise StorageError(str(error)) from None
+        with self._lock, contextlib.suppress(OSError):
+            os.utime(path)
+            return digest
+        self.require_room()
+        try:
+            write_atomic(path, data)
+        except SpotterError as error:
+            raise StorageError(str(error)) from None
         return digest
+
+    def room(self) -> int:
+        """Bytes that pictures may still take; negative where the disk is fuller than it should be."""
+        disk = shutil.disk_usage(self.folder)
+        return disk.free - min(self._reserve, int(disk.total * _RESERVE))
+
+    def require_room(self) -> None:
+        """See that another picture can be kept.
+
+        Raises:
+            StorageError: The disk is nearly full.
+        """
+        if self.room() < 0:
+            raise StorageError(
+                "the disk is nearly full, so nothing more is inspected; free some space, or let old pictures go by "
+                "'serve --keep-pictures DAYS'"
+            )
 
     def get(self, digest: str) -> bytes:
         """A kept file.
 
         Raises:
-            SpotterError: It is not there.
+            PictureGoneError: It is not there.
         """
         try:
             return self._path(digest).read_bytes()
         except OSError:
-            raise SpotterError(
-                f"the picture {digest[:12]}… is no longer there; somebody has removed it from the data folder"
-            ) from None
+            raise PictureGoneError("the picture is no longer kept; only what was found on it is") from None
+
+    def keeps(self, *digests: str | None) -> bool:
+        """Whether these files are there; ``None`` stands for one that there never was."""
+        return all(self._path(digest).is_file() for digest in digests if digest is not None)
+
+    def files(self) -> Iterator[KeptFile]:
+        """All files, in no order."""
+        for folder in self.folder.iterdir():
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    if _DIGEST.fullmatch(entry.name):
+                        status = entry.stat()
+                        yield KeptFile(entry.name, status.st_mtime, status.st_size)
+
+    def remove(self, file: KeptFile) -> bool:
+        """Remove a file, unless the same content was put there again meanwhile; returns whether it is gone now."""
+        path = self._path(file.digest)
+        with self._lock, contextlib.suppress(OSError):
+            if path.stat().st_mtime == file.at:
+                path.unlink()
+                return True
+        return False
 
     def _path(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise SpotterError("a picture is named by its SHA-256, 64 hexadecimal digits")
         return self.folder / digest[:2] / digest
+
+
+def is_kept(record: Record, store: PictureStore) -> bool:
+    """Whether every view of an inspection can be drawn."""
+    return store.keeps(record.picture, record.heat, record.mask, record.normal)
 
 
 def heat_file(inspection: Inspection) -> bytes:
@@ -96,7 +174,7 @@ def drawn(record: Record, store: PictureStore, view: View) -> bytes | None:
     ``None`` where the inspection has no such view: no normal look was asked for.
 
     Raises:
-        SpotterError: The kept files are gone.
+        PictureGoneError: The files are no longer kept.
     """
     if view == "picture":
         return store.get(record.picture)

@@ -122,7 +122,7 @@ def _meanings() -> dict[type[SpotterError], tuple[int, str]]:
     from anomaly_spotter.service.history import UnknownInspectionError
     from anomaly_spotter.service.inspecting import BusyError, KeyReusedError
     from anomaly_spotter.service.jobs import JobStateError, QueueFullError, UnknownJobError
-    from anomaly_spotter.service.pictures import StorageError
+    from anomaly_spotter.service.pictures import PictureGoneError, StorageError
     from anomaly_spotter.service.registry import ModelInUseError, UnknownModelError
 
     return {
@@ -132,6 +132,7 @@ def _meanings() -> dict[type[SpotterError], tuple[int, str]]:
         UnknownInspectionError: (404, "no-inspection"),
         UnknownDatasetError: (404, "no-data-set"),
         UnknownJobError: (404, "no-job"),
+        PictureGoneError: (410, "picture-gone"),
         JobStateError: (409, "job-state"),
         ModelInUseError: (409, "model-in-use"),
         TooLargeError: (413, "too-large"),

@@ -24,6 +24,7 @@ class Limits(BaseModel):
         unpacked_bytes: What an archive may unpack to.
         compression: How many times larger than packed a file in an archive may be, at most.
         jobs: Jobs that may wait.
+        free_bytes: Space on the disk that pictures leave free, or 5 % of it where that is less.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +41,7 @@ class Limits(BaseModel):
     unpacked_bytes: int = Field(default=16_384 * MEBIBYTE, gt=0)
     compression: int = Field(default=100, gt=0)
     jobs: int = Field(default=16, gt=0)
+    free_bytes: int = Field(default=1024 * MEBIBYTE, ge=0)
 
 
 class StationSettings(BaseModel):
@@ -57,6 +59,9 @@ class StationSettings(BaseModel):
         loaded_models: Models that stay in memory.
         session_hours: How long a login lasts.
         recent: Newest inspections that the monitor and the drift watch look at.
+        keep_days: Pictures older than this are removed; ``None`` keeps them.
+        keep_bytes: The oldest pictures are removed while all together are larger than this; ``None`` keeps them.
+        keep_reviewed: Keep the pictures of inspections that a person has reviewed in either case.
         pages: Serve the web pages too, not only the REST API.
         limits: See :class:`Limits`.
     """
@@ -74,6 +79,9 @@ class StationSettings(BaseModel):
     loaded_models: int = Field(default=4, ge=1)
     session_hours: float = Field(default=12.0, gt=0)
     recent: int = Field(default=500, ge=10)
+    keep_days: int | None = Field(default=None, ge=1)
+    keep_bytes: int | None = Field(default=None, gt=0)
+    keep_reviewed: bool = True
     pages: bool = True
     limits: Limits = Limits()
 

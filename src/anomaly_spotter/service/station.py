@@ -17,6 +17,7 @@ from anomaly_spotter.service.jobs import Jobs
 from anomaly_spotter.service.monitoring import Monitor
 from anomaly_spotter.service.pictures import PictureStore
 from anomaly_spotter.service.registry import Registry
+from anomaly_spotter.service.retention import Retention
 from anomaly_spotter.service.spool import Spool
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Station:
         history: What was inspected.
         accounts: Users and keys.
         audit: Who changed what.
+        retention: Removes old pictures.
         datasets: Pictures to train from.
         jobs: Training and recalibration.
         drift: Whether calibrations hold.
@@ -48,7 +50,7 @@ class Station:
         self.settings = settings
         self.database = Database(settings.database_url)
         self.models = Registry(settings)
-        self.pictures = PictureStore(settings.data / "pictures")
+        self.pictures = PictureStore(settings.data / "pictures", settings.limits.free_bytes)
         self.spool = Spool(self.database, settings.data / "spool")
         self.monitor = Monitor(self.database, self.models, settings.recent)
         self.monitor.watch(
@@ -56,12 +58,18 @@ class Station:
             "Inspections on disk until the database is back.",
             self.spool.__len__,
         )
+        self.monitor.watch(
+            "anomaly_spotter_picture_room_bytes",
+            "Disk space that pictures may still take; below zero nothing is inspected.",
+            self.pictures.room,
+        )
         self.inspector = Inspector(
             self.models, self.pictures, self.database, self.spool, self.monitor, settings.limits
         )
         self.history = History(self.database, self.spool)
         self.accounts = Accounts(self.database)
         self.audit = AuditLog(self.database)
+        self.retention = Retention(settings, self.database, self.pictures, self.audit)
         self.datasets = Datasets(settings)
         self.jobs = Jobs(settings, self.models, self.datasets, self.history, self.pictures, self.audit)
         self.drift = DriftMonitor(self.database, self.models, self.jobs)
@@ -83,5 +91,6 @@ class Station:
         """Stop what runs in the background and close the connections."""
         self.is_closing = True
         self.jobs.close()
+        self.retention.close()
         self.spool.close()
         self.database.close()

@@ -52,6 +52,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     403: _problem("Not allowed"),
     404: _problem("There is no such thing"),
     409: _problem("It does not fit what is there"),
+    410: _problem("The picture is no longer kept"),
     413: _problem("Too large"),
     415: _problem("Another content type is expected"),
     422: _problem("The values do not fit"),

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from anomaly_spotter.service.accounts import ROLES, LoginError
-from anomaly_spotter.service.api.answers import TheStation
-from anomaly_spotter.service.security import COOKIE, Principal, Reader
+from anomaly_spotter.service import sessions
+from anomaly_spotter.service.accounts import ROLES
+from anomaly_spotter.service.security import Principal, Reader
 
 router = APIRouter(prefix="/session", tags=["session"])
 
@@ -35,35 +35,17 @@ def get(who: Reader) -> Caller:
 
 
 @router.post("", summary="Log in")
-def log_in(login: Login, request: Request, response: Response, station: TheStation) -> Caller:
+def log_in(login: Login, request: Request, response: Response) -> Caller:
     """Sets the session's cookie."""
-    address = request.client.host if request.client else "unknown"
-    try:
-        token, session = station.accounts.log_in(
-            login.name, login.password, address, station.settings.session_hours
-        )
-    except LoginError:
-        station.audit.add(login.name, "login", address, "failed")
-        raise
-    station.audit.add(session.name, "login", address)
-    response.set_cookie(
-        COOKIE,
-        token,
-        max_age=int(3600 * station.settings.session_hours),
-        secure=request.url.scheme == "https",
-        httponly=True,
-        samesite="strict",
-    )
+    token, session = sessions.sign_in(request, login.name, login.password)
+    sessions.set_cookie(request, response, token)
     return _shown(Principal(session.name, ROLES[session.role], session.csrf))
 
 
 @router.delete("", status_code=204, summary="Log out")
-def log_out(request: Request, response: Response, station: TheStation, who: Reader) -> None:
+def log_out(request: Request, response: Response, who: Reader) -> None:
     """Ends the session and takes the cookie back."""
-    if token := request.cookies.get(COOKIE):
-        station.accounts.log_out(token)
-        station.audit.add(who.name, "logout", "")
-    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    sessions.sign_out(request, response, who)
 
 
 def _shown(who: Principal) -> Caller:

@@ -56,6 +56,7 @@ def ready(station: TheStation, response: Response) -> Readiness:
     """For a readiness probe; needs no credentials. Without any model a station is ready to be set up."""
     reason = None
     try:
+        station.pictures.require_room()
         if station.models.list():
             station.models.detector()
     except Exception as error:  # noqa: BLE001  whatever it is, it cannot inspect

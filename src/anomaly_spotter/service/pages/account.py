@@ -6,6 +6,7 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import HTMLResponse
 
 from anomaly_spotter.errors import SpotterError
+from anomaly_spotter.service import sessions
 from anomaly_spotter.service.accounts import LoginError, TooManyAttemptsError
 from anomaly_spotter.service.pages.rendering import (
     LANGUAGE_COOKIE,
@@ -16,7 +17,7 @@ from anomaly_spotter.service.pages.rendering import (
     station,
     words,
 )
-from anomaly_spotter.service.security import COOKIE, Administers, Reader
+from anomaly_spotter.service.security import Administers, Reader
 
 router = APIRouter(route_class=PageRoute)
 
@@ -46,38 +47,25 @@ def login_page(request: Request, next: str = "/") -> HTMLResponse:  # noqa: A002
 @router.post("/login")
 def log_in(request: Request, name: Text, password: Text, next: Text = "/") -> Response:  # noqa: A002
     """Begin a session, and go on to the page that was asked for."""
-    here, text = station(request), words(request)
-    address = request.client.host if request.client else "unknown"
+    text = words(request)
     try:
-        token, session = here.accounts.log_in(name, password, address, here.settings.session_hours)
+        token, _ = sessions.sign_in(request, name, password)
     except LoginError:
-        here.audit.add(name, "login", address, "failed")
         error = text("Name and password do not fit.")
         return render(request, "login.html", 422, next=next, name=name, error=error)
     except TooManyAttemptsError as refused:
         error = text("Too many failed attempts. Try again in {n} seconds.", n=refused.seconds)
         return render(request, "login.html", 422, next=next, name=name, error=error)
-    here.audit.add(session.name, "login", address)
     answer = redirect(request, _own(next))
-    answer.set_cookie(
-        COOKIE,
-        token,
-        max_age=int(3600 * here.settings.session_hours),
-        secure=request.url.scheme == "https",
-        httponly=True,
-        samesite="strict",
-    )
+    sessions.set_cookie(request, answer, token)
     return answer
 
 
 @router.post("/logout")
 def log_out(request: Request, who: Reader) -> Response:
     """End the session."""
-    if token := request.cookies.get(COOKIE):
-        station(request).accounts.log_out(token)
-        station(request).audit.add(who.name, "logout", "")
     answer = redirect(request, "/login")
-    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    sessions.sign_out(request, answer, who)
     return answer
 
 

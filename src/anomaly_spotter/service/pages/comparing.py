@@ -11,7 +11,7 @@ from anomaly_spotter.service.history import Query
 from anomaly_spotter.service.inspecting import Refused
 from anomaly_spotter.service.pages.rendering import PageRoute, render, station, words
 from anomaly_spotter.service.pages.shown import Tile
-from anomaly_spotter.service.pictures import view_of
+from anomaly_spotter.service.pictures import PictureStore, view_of
 from anomaly_spotter.service.records import Record
 from anomaly_spotter.service.security import Inspects
 
@@ -28,7 +28,7 @@ def compare(
 ) -> HTMLResponse:
     """Inspect the last pictures with both models; nothing is kept."""
     here, text = station(request), words(request)
-    records = _different(here.history.page(Query(), 4 * count).records)[:count]
+    records = _different(here.history.page(Query(), 4 * count).records, here.pictures)[:count]
     found = [here.inspector.again(records, name) for name in (first, second)]
     rows = [_row(record, left, right) for record, left, right in zip(records, *found, strict=True)]
     differing = sum(row["differs"] for row in rows)
@@ -39,13 +39,14 @@ def compare(
     return render(request, "comparison.html", rows=rows, summary=summary, first=first, second=second)
 
 
-def _different(records: tuple[Record, ...]) -> list[Record]:
-    """Each picture once, newest first."""
-    return list({record.picture: record for record in reversed(records)}.values())[::-1]
+def _different(records: tuple[Record, ...], store: PictureStore) -> list[Record]:
+    """Each picture that is kept once, newest first."""
+    kept = [record for record in reversed(records) if store.keeps(record.picture)]
+    return list({record.picture: record for record in kept}.values())[::-1]
 
 
 def _row(record: Record, left: Inspection | Refused, right: Inspection | Refused) -> dict[str, Any]:
-    tile = Tile.of(record)
+    tile = Tile.of(record, is_kept=True)
     sides = [_side(left), _side(right)]
     return {
         "id": tile.id,

@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from anomaly_spotter.service.history import Query
 from anomaly_spotter.service.pages.rendering import PageRoute, render, station, words
 from anomaly_spotter.service.pages.shown import Shown, Tile
+from anomaly_spotter.service.pictures import is_kept
 from anomaly_spotter.service.security import Reader, Reviews
 
 router = APIRouter(route_class=PageRoute)
@@ -61,15 +62,16 @@ def page(
     request: Request, _: Reader, asked: Annotated[Asked, Depends()], cursor: str | None = None
 ) -> HTMLResponse:
     """The inspections that match, newest first."""
-    found = station(request).history.page(asked.query, _PAGE, cursor)
-    names = [model.name for model in station(request).models.list()]
+    here = station(request)
+    found = here.history.page(asked.query, _PAGE, cursor)
+    names = [model.name for model in here.models.list()]
     query = asked.query
     exported = {name: value for name, value in asdict(query).items() if value is not None}
     return render(
         request,
         "history.html",
         asked=asked,
-        rows=[Tile.of(record) for record in found.records],
+        rows=[Tile.of(record, is_kept=is_kept(record, here.pictures)) for record in found.records],
         is_filtered=bool(asked.filters),
         more=found.cursor and f"/history?{urlencode({**asked.filters, 'cursor': found.cursor})}",
         model_options=[("", words(request)("all")), *((name, name) for name in names)],
@@ -80,12 +82,14 @@ def page(
 @router.get("/history/{identifier}")
 def detail(request: Request, _: Reader, identifier: str) -> HTMLResponse:
     """One inspection."""
-    record = station(request).history.get(identifier)
-    before = station(request).history.page(Query(until=record.at), 1).records
+    here = station(request)
+    record = here.history.get(identifier)
+    before = here.history.page(Query(until=record.at), 1).records
     return render(
         request,
         "detail.html",
         shown=Shown.of(record, words(request)),
+        is_kept=is_kept(record, here.pictures),
         older=before[0].id if before else None,
     )
 

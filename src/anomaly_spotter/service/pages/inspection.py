@@ -12,7 +12,7 @@ from anomaly_spotter.service.pages.pictures import displayed
 from anomaly_spotter.service.pages.rendering import PageRoute, render, station, words
 from anomaly_spotter.service.pages.scores import calibration_scores, limit_of
 from anomaly_spotter.service.pages.shown import Shown, Tile
-from anomaly_spotter.service.pictures import media_type
+from anomaly_spotter.service.pictures import is_kept, media_type
 from anomaly_spotter.service.security import Inspects, Reader
 
 router = APIRouter(route_class=PageRoute)
@@ -64,15 +64,16 @@ def inspect(
 @router.get("/inspect/recent")
 def recent(request: Request, _: Reader, model: str) -> HTMLResponse:
     """The last pictures of a model, and the slider for its limit."""
-    manifest = station(request).models.manifest(model)
-    records = station(request).history.page(Query(model=model), RECENT).records
+    here = station(request)
+    manifest = here.models.manifest(model)
+    records = here.history.page(Query(model=model), RECENT).records
     scores = calibration_scores(manifest)
     limit = limit_of(manifest)
     highest = max([2 * limit, *(each.score for each in records if each.score is not None)])
     return render(
         request,
         "recent.html",
-        recent=[Tile.of(record) for record in records],
+        recent=[Tile.of(record, is_kept=is_kept(record, here.pictures)) for record in records],
         calibration=scores,
         limit=limit,
         low=round(min([0.0, *scores]), 2),

@@ -25,7 +25,7 @@ def displayed(record: Record, store: PictureStore, view: Shown) -> bytes:
         view: ``picture`` (as it was inspected), ``overlay``, or ``thumbnail``.
 
     Raises:
-        SpotterError: The kept files are gone.
+        PictureGoneError: The files are no longer kept.
     """
     data = drawn(record, store, view)
     assert data is not None  # noqa: S101  only the normal look may be missing

@@ -28,7 +28,7 @@ class Tile:
         review: What a person says, if anybody has.
         score: Image score; ``None`` where the part could not be judged.
         time: When.
-        thumbnail: Address of the small picture.
+        thumbnail: Address of the small picture; ``None`` where it is no longer kept.
     """
 
     id: str
@@ -37,10 +37,10 @@ class Tile:
     review: str | None
     score: float | None
     time: datetime
-    thumbnail: str
+    thumbnail: str | None
 
     @classmethod
-    def of(cls, record: Record) -> Tile:
+    def of(cls, record: Record, *, is_kept: bool) -> Tile:
         """The tile of an inspection."""
         return cls(
             record.id,
@@ -49,7 +49,7 @@ class Tile:
             record.review,
             record.score,
             moment(record.at),
-            address(record, "thumbnail"),
+            address(record, "thumbnail") if is_kept else None,
         )
 
 

@@ -140,6 +140,7 @@ document.addEventListener('click', (event) => {
   const button = event.target.closest('[data-region]');
   if (!button) return;
   const viewer = document.getElementById(button.closest('[data-viewer]').dataset.viewer);
+  if (!viewer) return; // the picture is no longer kept
   const wasLit = button.getAttribute('aria-pressed') === 'true';
   for (const each of document.querySelectorAll('[data-region]')) each.setAttribute('aria-pressed', 'false');
   for (const each of viewer.querySelectorAll('.region')) each.classList.remove('lit');
