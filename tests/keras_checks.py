@@ -41,8 +41,10 @@ SETTINGS = {
 }
 
 
-def settings(**training: Any) -> SpotterConfig:
+def settings(evidence: list[str] | None = None, **training: Any) -> SpotterConfig:
     tree = {**SETTINGS, "training": {**SETTINGS["training"], **training}}
+    if evidence:
+        tree["model"] = {**SETTINGS["model"], "evidence": evidence}
     return SpotterConfig.load("unet", overrides=tree, environment={})
 
 
@@ -153,14 +155,14 @@ def train(data: Path, out: Path) -> dict[str, Any]:
 
 
 def go_on(data: Path, out: Path) -> dict[str, Any]:
-    """Runs that are broken off in their second epoch, by a crash and by Ctrl-C, and taken up again."""
+    """A run that a crash breaks off in its second epoch and Ctrl-C in its third, taken up again each time; other ends."""
     training = keras_module("keras_training")
     end_of_batch = training._Book.on_train_batch_end
     found: dict[str, Any] = {}
 
-    def breaking(how):
+    def breaking(epochs, how):
         def on_train_batch_end(book, *rest, **named):
-            if len(book.history) == 1:
+            if len(book.history) == epochs:
                 how()
             end_of_batch(book, *rest, **named)
 
@@ -169,33 +171,31 @@ def go_on(data: Path, out: Path) -> dict[str, Any]:
     def crash():
         raise MemoryError("power cut")
 
-    config = settings(framework="keras")
+    config, run = settings(framework="keras"), out / "broken"
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name, how in (("crash", crash), ("ctrl_c", lambda: os.kill(os.getpid(), signal.SIGINT))):
-        training._Book.on_train_batch_end = breaking(how)
-        try:
-            spotter = Spotter.fit(data, "disc", config=config, run_dir=out / name)
-            found[f"{name}_kept"] = [spotter.provenance["interrupted"], len(spotter.provenance["history"])]
-        except MemoryError:
-            lines = (out / name / "history.jsonl").read_text().splitlines()
-            found[f"{name}_kept"] = ["raised", len(lines)]
-        training._Book.on_train_batch_end = end_of_batch
-        again = Spotter.fit(data, "disc", config=config, run_dir=out / name, resume=True)
-        found[name] = again.provenance["history"]
+    training._Book.on_train_batch_end = breaking(1, crash)
+    try:
+        Spotter.fit(data, "disc", config=config, run_dir=run)
+    except MemoryError:
+        found["crash"] = len((run / "history.jsonl").read_text().splitlines())
+    training._Book.on_train_batch_end = breaking(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    stopped = Spotter.fit(data, "disc", config=config, run_dir=run, resume=True).provenance
+    found["ctrl_c"] = [stopped["interrupted"], len(stopped["history"])]
+    training._Book.on_train_batch_end = end_of_batch
     signal.signal(signal.SIGINT, before)
-    again = Spotter.fit(data, "disc", config=config, run_dir=out / "ctrl_c", resume=True)
-    found["finished"] = again.provenance["history"]
-    last = out / "ctrl_c/last.safetensors"
+    for name in ("resumed", "finished"):
+        found[name] = Spotter.fit(data, "disc", config=config, run_dir=run, resume=True).provenance["history"]
+    last = run / "last.safetensors"
     last.write_bytes(last.read_bytes()[:1000])
-    found["damaged"] = refusal(
-        lambda: Spotter.fit(data, "disc", config=config, run_dir=out / "ctrl_c", resume=True)
-    )
-    stopping = settings(framework="keras", patience=1, epochs=30, learning_rate=0.2, schedule="constant")
-    found["early"] = Spotter.fit(data, "disc", config=stopping).provenance["history"]
-    diverging = settings(framework="keras", learning_rate=1e30, schedule="constant")
-    found["diverged"] = refusal(lambda: Spotter.fit(data, "disc", config=diverging))
+    found["damaged"] = refusal(lambda: Spotter.fit(data, "disc", config=config, run_dir=run, resume=True))
     half = settings(framework="keras", precision="bf16", epochs=1)
     found["bf16"] = Spotter.fit(data, "disc", config=half).provenance["history"]
+    plain = {"framework": "keras", "schedule": "constant", "pictures_per_epoch": 16, "evidence": ["grey"]}
+    stopping = settings(**plain, patience=1, epochs=30, learning_rate=0.2)
+    found["early"] = Spotter.fit(data, "disc", config=stopping).provenance["history"]
+    found["diverged"] = refusal(
+        lambda: Spotter.fit(data, "disc", config=settings(**plain, epochs=1, learning_rate=1e30))
+    )
     return found
 
 
@@ -213,6 +213,7 @@ def export_all(data: Path, out: Path, formats: list[str]) -> dict[str, Any]:
 
     spotter = Spotter.load(out / "keras.spot", engine="torch")
     part = min((data / "disc/test/bar").iterdir())
+    own = spotter.inspect(part)
     found: dict[str, Any] = {}
     for to in formats:
         folder, printed, told = out / f"as-{to}", io.StringIO(), io.StringIO()
@@ -232,6 +233,7 @@ def export_all(data: Path, out: Path, formats: list[str]) -> dict[str, Any]:
                 standalone_mode=False,
             )
         again = load(folder)
+        mine = again.inspect(part)
         readme = (folder / "README.md").read_text()
         scope: dict[str, Any] = {}
         with contextlib.chdir(folder):
@@ -242,11 +244,9 @@ def export_all(data: Path, out: Path, formats: list[str]) -> dict[str, Any]:
             "printed": printed.getvalue().strip(),
             "told": told.getvalue(),
             "parity": json.loads((folder / "detector.json").read_text())["parity"],
-            "score": [again.inspect(part).score, spotter.inspect(part).score],
-            "regions": [len(again.inspect(part).regions), len(spotter.inspect(part).regions)],
-            "normal": int(
-                np.abs(again.inspect(part).normal.astype(int) - spotter.inspect(part).normal).max()
-            ),
+            "score": [mine.score, own.score],
+            "regions": [len(mine.regions), len(own.regions)],
+            "normal": int(np.abs(mine.normal.astype(int) - own.normal).max()),
             "readme": scope["anomaly_map"].shape,
             "torch": refusal(lambda folder=folder: load(folder, engine="torch")),
             "other": refusal(lambda folder=folder: load(folder, engine="onnxruntime")),

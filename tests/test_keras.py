@@ -42,6 +42,7 @@ def measure(tmp_path_factory, keras_data):
             environment = {
                 **os.environ,
                 "KERAS_BACKEND": backend,
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than all that is computed here
                 "ANOMALY_SPOTTER_CACHE": str(out / "cache"),
             }
             done = subprocess.run(
@@ -108,16 +109,16 @@ def test_a_detector_trained_in_keras_decides_the_same_on_every_engine(found):
     assert np.std(scores["fitted"]) > 0
 
 
-@pytest.mark.parametrize("name", ["crash", "ctrl_c"])
-def test_a_run_that_was_broken_off_goes_on_to_the_same_end(whole, name):
-    straight, resumed = whole["train"]["keras"], whole["go_on"][name]
-    assert whole["go_on"][f"{name}_kept"] == {"crash": ["raised", 1], "ctrl_c": [True, 1]}[name]
-    for one, other in zip(resumed, straight, strict=True):
+def test_a_run_that_was_broken_off_goes_on_to_the_same_end(whole):
+    straight, found = whole["train"]["keras"], whole["go_on"]
+    assert found["crash"] == 1
+    assert found["ctrl_c"] == [True, 2]
+    for one, other in zip(found["resumed"], straight, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
 
 
 def test_a_finished_run_is_given_again_and_a_damaged_one_named(whole):
-    assert whole["go_on"]["finished"] == whole["go_on"]["ctrl_c"]
+    assert whole["go_on"]["finished"] == whole["go_on"]["resumed"]
     assert "last.safetensors is damaged" in whole["go_on"]["damaged"]
     assert "\n" not in whole["go_on"]["damaged"]
 

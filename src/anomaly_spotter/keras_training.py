@@ -145,6 +145,9 @@ def _compile(network: keras.Model, settings: TrainingConfig, steps: int) -> None
         jit_compile=keras.backend.backend() == "jax",  # XLA computes convolutions on processors more slowly
     )
     network.optimizer.build(network.trainable_variables)
+    # The sums of the losses are made now: made within the first step, TensorFlow would trace that step twice.
+    blank = {name: np.ones((1, *each.shape[1:]), np.float32) for name, each in network.output.items()}
+    network.compute_loss(y=blank, y_pred=blank)
 
 
 def _focal(mask: Any, logits: Any) -> Any:
@@ -188,19 +191,23 @@ class _Adam(keras.optimizers.Adam):  # type: ignore[misc]
         super().__init__(rate, name="adam")
         self.momentum = momentum
 
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Change all variables; what is the same for all of them is computed once."""
+        step = ops.cast(self.iterations + 1, "float32")
+        self.kept = ops.cast(self.momentum(self.iterations), "float32")
+        # 1 - beta ** step, which float32 would round at the first steps
+        self.mean_share = -ops.expm1(step * ops.log(self.kept))
+        self.square_share = -ops.expm1(step * math.log(_DECAY))
+        super().apply(grads, trainable_variables)
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Change one variable."""
-        kind, index = variable.dtype, self._get_variable_index(variable)
-        step = ops.cast(self.iterations + 1, kind)
-        momentum = ops.cast(self.momentum(self.iterations), kind)
-        gradient, rate = ops.cast(gradient, kind), ops.cast(learning_rate, kind)
+        index = self._get_variable_index(variable)
         mean, square = self._momentums[index], self._velocities[index]
-        self.assign_add(mean, (gradient - mean) * (1 - momentum))
+        self.assign_add(mean, (gradient - mean) * (1 - self.kept))
         self.assign_add(square, (ops.square(gradient) - square) * (1 - _DECAY))
-        # 1 - beta ** step, which float32 would round at the first steps
-        unbiased = ops.divide(mean, -ops.expm1(step * ops.log(momentum)))
-        spread = ops.sqrt(ops.divide(square, -ops.expm1(step * math.log(_DECAY)))) + _ROUNDING
-        self.assign_sub(variable, rate * unbiased / spread)
+        spread = ops.sqrt(ops.divide(square, self.square_share)) + _ROUNDING
+        self.assign_sub(variable, learning_rate * ops.divide(mean, self.mean_share) / spread)
 
 
 class _Drawn(keras.utils.PyDataset):  # type: ignore[misc]
