@@ -32,8 +32,8 @@ Engine = Annotated[
 EngineOrRay = Annotated[
     str | None,
     typer.Option(
-        help="What runs the model: torch, onnxruntime, openvino, openvino-bf16, or auto, the fastest that decides the "
-        "same (the default where one is installed); or ray, to run that on all processors of a Ray cluster."
+        help="What runs the model: torch, onnxruntime, openvino, openvino-bf16, keras, or auto, the fastest that decides "
+        "the same (the default where one is installed); or ray, to run that on all processors of a Ray cluster."
     ),
 ]
 Address = Annotated[
