@@ -148,6 +148,7 @@ def train(data: Path, out: Path) -> dict[str, Any]:
         "keras": spotter.provenance["history"],
         "torch": twin.provenance["history"],
         "framework": spotter.provenance["framework"],
+        "versions": spotter.provenance["versions"],
         "spread": [spotter.model.state()["spread"].tolist(), twin.model.state()["spread"].tolist()],
         "scores": scores,
         "auroc": [each.evaluate(data, "disc").summary["image"]["auroc"] for each in (spotter, twin)],

@@ -46,6 +46,7 @@ def test_an_inspection_pc_inspects_and_lives_with_its_detector(bundle, data_root
         (1, ["predict", "--bundle", bundle, "--engine", "onnxruntime", "--out", tmp_path / "out", defect]),
         (0, ["overlay", "--bundle", bundle, "--engine", "onnxruntime", "--out", tmp_path / "out", defect]),
         (0, ["audit", "--data", data_root, "--category", "disc"]),
+        (0, ["rates", "--bundle", bundle, "--defects", defect]),
         (0, ["recalibrate", "--bundle", bundle, "--good", good, "--confidence", 0.9, "--out", tmp_path / "new.spot"]),
     ]  # fmt: skip
     for code, arguments in calls:
@@ -56,12 +57,19 @@ def test_an_inspection_pc_inspects_and_lives_with_its_detector(bundle, data_root
 
 @pytest.mark.parametrize(
     ("verb", "extra"),
-    [("evaluate", "evaluate"), ("train", "train"), ("process-all", "evaluate"), ("learning-curve", "train")],
+    [
+        ("evaluate", "evaluate"),
+        ("train", "train"),
+        ("process-all", "evaluate"),
+        ("learning-curve", "train"),
+        ("benchmark", "train"),
+    ],
 )
 def test_a_verb_that_needs_more_says_so_in_one_line(bundle, data_root, tmp_path, verb, extra):
     more = {
         "evaluate": ["--category", "disc", "--bundle", bundle],
         "process-all": ["--out", tmp_path],
+        "benchmark": ["--out", tmp_path],
     }.get(verb, ["--category", "disc", "--out", tmp_path])
     done = run(verb, "--data", data_root, *more)
     assert done.returncode == 2, (done.stdout, done.stderr)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from anomaly_spotter.cli import app
 from anomaly_spotter.config import SpotterConfig
-from anomaly_spotter.errors import ConfigError, MissingExtraError
+from anomaly_spotter.errors import ConfigError, MissingExtraError, SpotterError
 from anomaly_spotter.models.keras_import import keras_module
 from tests.conftest import REPOSITORY, write_dataset
 from tests.keras_checks import NETWORKS
@@ -77,6 +78,8 @@ def test_the_backend_is_the_one_that_was_asked_for(found, backend):
     assert found["backend"] == backend
     assert found["train"]["framework"].startswith("keras 3")
     assert found["train"]["framework"].endswith(backend)
+    named = {"keras", "tensorflow", "jax"} & found["train"]["versions"].keys()
+    assert named == {"keras", backend} - {"torch"}  # PyTorch is always named
 
 
 def test_the_same_weights_give_the_same_outputs_and_maps(found, backend):
@@ -203,20 +206,34 @@ def test_keras_is_not_imported_unless_it_is_asked_for():
     assert done.stdout.strip() == "[]"
 
 
-def test_without_keras_or_its_backend_one_line_names_the_extra(monkeypatch):
+def test_without_keras_one_line_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'anomaly-spotter\[keras\]'") as caught:
         keras_module("models.keras_unet")
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_backend_is_named():
-    code = "from anomaly_spotter.models.keras_import import keras_module; keras_module('models.keras_unet')"
-    environment = {**os.environ, "KERAS_BACKEND": "abacus"}
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [
+        ("abacus", "ConfigError: KERAS_BACKEND is 'abacus'; choose tensorflow, torch or jax"),
+        (
+            "jax",
+            "MissingExtraError: Keras's backend jax is not installed: pip install 'anomaly-spotter[keras]'",
+        ),
+        ("tensorflow", "MissingExtraError: Keras's backend tensorflow is not installed: pip install"),
+    ],
+)
+def test_a_backend_that_cannot_be_had_is_named(backend, words):
+    code = (
+        "import sys; sys.modules |= {'jax': None, 'tensorflow': None}\n"
+        "from anomaly_spotter.models.keras_import import keras_module; keras_module('models.keras_unet')"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": backend}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
-    assert "ConfigError: KERAS_BACKEND is 'abacus'; choose tensorflow, torch or jax" in done.stderr
+    assert words in done.stderr.splitlines()[-1]
 
 
 def test_keras_trains_networks_only():
@@ -228,3 +245,19 @@ def test_keras_trains_networks_only():
 def test_keras_trains_in_one_process(setting):
     with pytest.raises(ConfigError, match="trains in one process, in fp32 or bf16"):
         SpotterConfig.load("unet", overrides=["training.framework=keras", setting], environment={})
+
+
+def test_process_all_trains_every_category_in_keras(tmp_path, monkeypatch):
+    asked = []
+
+    def run_all(data, categories, config, out, **rest):
+        asked.append(config)
+        raise SpotterError("as far as this test goes")
+
+    monkeypatch.setattr("anomaly_spotter.fleet.local.process_all", run_all)
+    line = ["process-all", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--framework", "keras"]
+    with pytest.raises(SpotterError, match="as far as"):
+        app(line, standalone_mode=False)
+    (config,) = asked
+    assert config.training.framework == "keras"
+    assert config.model.name == "unet"

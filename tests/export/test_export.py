@@ -296,6 +296,31 @@ def test_a_model_with_an_operator_of_its_own_is_refused_in_one_line(exported, tm
     assert "\n" not in str(caught.value)
 
 
+def test_an_engine_that_nobody_knows_is_named_and_can_be_replaced(exported, tmp_path):
+    spotter, folder, _, part = exported
+    shutil.copytree(folder, tmp_path / "warp")
+    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    (tmp_path / "warp" / DESCRIPTION).write_text(
+        json.dumps(description | {"engine": "warp"}), encoding="utf-8"
+    )
+    for engine in (None, "auto"):
+        with pytest.raises(BundleError, match="engine 'warp', which this version does not know") as caught:
+            load(tmp_path / "warp", engine=engine)
+        assert "\n" not in str(caught.value)
+    assert (
+        load(tmp_path / "warp", engine="onnxruntime").inspect(part).verdict == spotter.inspect(part).verdict
+    )
+
+
+def test_an_export_for_an_engine_that_is_missing_says_what_to_install(exported, monkeypatch):
+    _, _, ir_folder, _ = exported
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(
+        MissingExtraError, match=r"needs openvino: pip install 'anomaly-spotter\[openvino\]'$"
+    ):
+        load(ir_folder)
+
+
 def test_what_cannot_be_asked_for_gets_one_line(exported, tmp_path, monkeypatch):
     spotter, onnx_folder, ir_folder, _ = exported
     for arguments, words in (

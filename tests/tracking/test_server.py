@@ -110,7 +110,9 @@ def test_pyfunc_gives_the_verdicts_of_the_bundle(world, data_root, bundle, monke
 
     files = sorted((data_root / "disc/test").glob("*/*.png"))
     expected = Spotter.load(bundle, engine="auto").inspect(files)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", world.address)  # MLflow's own functions would set it for all tests
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", world.address
+    )  # MLflow's own functions would set it for all tests
     model = mlflow.pyfunc.load_model(f"models:/disc@{CHAMPION}")
     encoded = [base64.b64encode(file.read_bytes()).decode() for file in files]
     pixels = np.stack([cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in files])

@@ -32,8 +32,8 @@ Engine = Annotated[
 EngineOrRay = Annotated[
     str | None,
     typer.Option(
-        help="What runs the model: torch, onnxruntime, openvino, openvino-bf16, or auto, the fastest that decides the "
-        "same (the default where one is installed); or ray, to run that on all processors of a Ray cluster."
+        help="What runs the model: torch, onnxruntime, openvino, openvino-bf16, keras, or auto, the fastest that decides "
+        "the same (the default where one is installed); or ray, to run that on all processors of a Ray cluster."
     ),
 ]
 Address = Annotated[
@@ -70,6 +70,10 @@ ConfigFile = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="One setting, e.g. training.batch_size=8. Repeatable.")
 ]
+Framework = Annotated[
+    str | None,
+    typer.Option(help="What trains the U-Net: torch, or keras (KERAS_BACKEND names its backend)."),
+]
 Epochs = Annotated[int | None, typer.Option(help="Largest number of passes over the good pictures.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of every random draw.")]
 Rate = Annotated[
@@ -101,11 +105,17 @@ def names(text: str) -> list[str]:
 
 
 def load_config(
-    preset: str | None, file: Path | None, overrides: list[str], model: str | None = None
+    preset: str | None,
+    file: Path | None,
+    overrides: list[str],
+    model: str | None = None,
+    framework: str | None = None,
 ) -> SpotterConfig:
     """The settings of a preset, by default the model's own, and a file, with overrides on top."""
     from anomaly_spotter.config import SpotterConfig, preset_names
 
+    if framework == "keras" and not (model or file):
+        model = "unet"  # the only one that it trains
     own = model if model in preset_names() else None
     return SpotterConfig.load(preset or own or "default", file, overrides)
 

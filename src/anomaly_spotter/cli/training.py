@@ -20,6 +20,7 @@ from anomaly_spotter.cli.options import (
     Data,
     Devices,
     Epochs,
+    Framework,
     Layout,
     Nodes,
     Preset,
@@ -61,10 +62,7 @@ def train(
     align: Align = None,
     region: Region = None,
     region_on: RegionOn = None,
-    framework: Annotated[
-        str | None,
-        typer.Option(help="What trains the U-Net: torch, or keras (KERAS_BACKEND names its backend)."),
-    ] = None,
+    framework: Framework = None,
     epochs: Epochs = None,
     seed: Seed = None,
     false_reject_rate: Rate = None,
@@ -92,8 +90,6 @@ def train(
     from anomaly_spotter.inputs.layouts import load_dataset
     from anomaly_spotter.processes import leads, member
 
-    if framework == "keras" and preset is None and model is None and config is None:
-        model = "unet"  # the only one that it trains
     here = member()
     if here.count > 1:  # under torchrun
         devices, nodes = devices or here.devices, nodes or here.count // here.devices
@@ -114,7 +110,7 @@ def train(
         strategy=strategy,
     )
     asked += tracking_settings(track, tensorboard=tensorboard, champion=champion)
-    chosen = load_config(preset, config, asked, model)
+    chosen = load_config(preset, config, asked, model, framework)
     datasets = [load_dataset(data, name, layout) for name in _categories(data, category, layout)]
     if len(datasets) > 1:
         with (
@@ -178,6 +174,7 @@ def process_all(
     ] = Engine.LOCAL,
     address: Address = None,
     preset: Preset = None,
+    framework: Framework = None,
     epochs: Epochs = None,
     seed: Seed = None,
     false_reject_rate: Rate = None,
@@ -210,10 +207,15 @@ def process_all(
 
         runner = partial(categories_on_ray, address=address)
     asked = overrides(
-        settings, epochs=epochs, seed=seed, false_reject_rate=false_reject_rate, confidence=confidence
+        settings,
+        framework=framework,
+        epochs=epochs,
+        seed=seed,
+        false_reject_rate=false_reject_rate,
+        confidence=confidence,
     )
     asked += tracking_settings(track, tensorboard=tensorboard, champion=champion)
-    chosen = load_config(preset, config, asked)
+    chosen = load_config(preset, config, asked, framework=framework)
     with (
         interruptible(),
         tracker(chosen, out) as tracking,

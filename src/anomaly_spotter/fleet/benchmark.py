@@ -25,6 +25,7 @@ import yaml
 from anomaly_spotter import provenance
 from anomaly_spotter.config import SpotterConfig, preset_names
 from anomaly_spotter.errors import ConfigError, DatasetError, SpotterError
+from anomaly_spotter.extras import require
 from anomaly_spotter.files import write_atomic, write_json
 from anomaly_spotter.fleet.benchmark_cell import Cell, Job
 from anomaly_spotter.fleet.benchmark_summary import summarise
@@ -93,8 +94,10 @@ def run_benchmark(
     Raises:
         DatasetError: No category found, or an unknown one named.
         ConfigError: Unknown model, preset or setting; no model or seed.
+        MissingExtraError: PyTorch is not installed.
         KeyboardInterrupt: Ctrl-C; finished cells are kept and shown.
     """
+    require("train", "a benchmark trains, which needs PyTorch", "torch")
     jobs = _plan(data, out, categories, models, seeds, settings, layout, robustness)
     kept = _finished(jobs) if resume else {}
     if kept:

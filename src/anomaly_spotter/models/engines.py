@@ -61,12 +61,10 @@ def open_session(graph: bytes, engine: str, weights: bytes | None = None) -> Ses
     extra = "openvino" if package == "openvino" else "runtime"
     with needed(extra, f"the engine '{engine}' needs {package}", package):
         module = importlib.import_module(package)
-    try:
+    with _clear_errors(engine):
         if package == "onnxruntime":
             return _OnnxRuntime(module, graph)
         return _OpenVino(module, graph, weights, "bf16" if engine.endswith("bf16") else "f32")
-    except Exception as error:  # noqa: BLE001  the engines raise classes of their own, RuntimeError at best
-        raise BundleError(f"{engine} cannot run the model: {' '.join(str(error).split())[:300]}") from None
 
 
 def processors() -> int:
@@ -80,18 +78,28 @@ def _threads() -> int:
     return min(processors(), int(wanted)) if wanted.isdigit() and int(wanted) else processors()
 
 
+@contextlib.contextmanager
+def _clear_errors(engine: str) -> Iterator[None]:
+    """What an engine has to say about a model in one line; arrays that do not fit may show with the first picture."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  the engines raise classes of their own, RuntimeError at best
+        raise BundleError(f"{engine} cannot run the model: {' '.join(str(error).split())[:300]}") from None
+
+
 class _OnnxRuntime:
     def __init__(self, onnxruntime: Any, graph: bytes) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = _threads()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised, and told once
         # Idle threads that spin keep the next stage, which has threads of its own, from its processors.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._inputs = [each.name for each in self._session.get_inputs()]
 
     def __call__(self, *values: NDArray[Any]) -> list[NDArray[Any]]:
-        return list(self._session.run(None, dict(zip(self._inputs, values, strict=True))))
+        with _clear_errors("onnxruntime"):
+            return list(self._session.run(None, dict(zip(self._inputs, values, strict=True))))
 
 
 class _OpenVino:
@@ -107,7 +115,8 @@ class _OpenVino:
             self._request = core.compile_model(model, "CPU", settings).create_infer_request()
 
     def __call__(self, *values: NDArray[Any]) -> list[NDArray[Any]]:
-        found = self._request.infer(list(values), share_inputs=True, share_outputs=True)
+        with _clear_errors("openvino"):
+            found = self._request.infer(list(values), share_inputs=True, share_outputs=True)
         return [np.asarray(value) for value in found.values()]
 
 

@@ -302,4 +302,13 @@ def _cells(canvas: tuple[int, int, int]) -> tuple[int, int]:
 
 
 def _depth(arrays: Arrays) -> int:
-    return int(arrays["components"].shape[1])
+    """Depth of the projected features.
+
+    Raises:
+        ValueError: What they are compared with has another one.
+    """
+    depth = int(arrays["components"].shape[1])
+    known = arrays["bank"].shape[2] if "bank" in arrays else arrays["gaussian_mean"].shape[1]
+    if depth != known:
+        raise ValueError(f"features are projected to a depth of {depth}, and compared at {known}")
+    return depth
