@@ -66,6 +66,7 @@ def table(cells: list[Cell]) -> str:
     heads = (
         "category",
         "number",
+        "seeds",
         "PyTorch, mean (range)",
         "Keras, mean (range)",
         "difference of the means",
@@ -88,10 +89,10 @@ def table(cells: list[Cell]) -> str:
             apart = sum(keras) / len(keras) - sum(torch) / len(torch)
             paired = max(abs(one - other) for one, other in zip(torch, keras, strict=True))
             spread = max(max(values) - min(values) for values in (torch, keras))
+            shown_spread = f"{spread:.4f}" if len(seeds) > 1 else "-"  # one seed says nothing about noise
             shown = [f"{sum(v) / len(v):.4f} ({min(v):.4f} to {max(v):.4f})" for v in (torch, keras)]
-            lines.append(
-                f"| {category} | {name} | {shown[0]} | {shown[1]} | {apart:+.4f} | {paired:.4f} | {spread:.4f} |"
-            )
+            row = [category, name, len(seeds), *shown, f"{apart:+.4f}", f"{paired:.4f}", shown_spread]
+            lines.append(f"| {' | '.join(map(str, row))} |")
     return "\n".join(lines) + "\n"
 
 
