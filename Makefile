@@ -50,7 +50,7 @@ coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not long and not alone" --cov --cov-report=
 	$(BIN)/pytest -m "alone and not long" --cov --cov-append --cov-report=term
 
-test-long: $(STAMP)  ## Tests that take minutes each: every command of the documentation, notebooks, trainings in a browser
+test-long: $(STAMP)  ## The commands of the two pages of the documentation that take minutes each
 	$(BIN)/pytest -m long
 
 benchmark: $(STAMP)  ## Training speed against plain fp32, and pixel metrics

@@ -31,6 +31,10 @@ PAGES = [
     )
     if blocks(page)
 ]
+MINUTES = (
+    "docs/keras.md",
+    "docs/scale.md",
+)  # five frameworks are loaded, a cluster is started for each command
 NOT_HERE = {
     "make demo": "takes minutes; its commands are those of the tutorial",
     "make test": "is what runs this test",
@@ -143,8 +147,13 @@ def _answers(port: str) -> bool:
         return False
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name_of(page), marks=[pytest.mark.long] if name_of(page) in MINUTES else [])
+        for page in PAGES
+    ],
+)
 def test_every_block_of_the_page_runs(page: Path, page_folder: Path, environment: dict[str, str]):
     reader = Reader(page_folder, environment)
     try:

@@ -74,7 +74,6 @@ def test_public_names_only(path: Path):
                 assert not node.attr.startswith("_") or node.attr == "__init__"
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_runs_on_the_sample_or_on_the_data_that_is_set(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 pytest.importorskip("schemathesis")
 
 
-@pytest.mark.long
 def test_schemathesis_finds_nothing(live: Live, tmp_path: Path) -> None:
     found = subprocess.run(
         [

@@ -7,7 +7,6 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import pytest
 
 from anomaly_spotter import Spotter
 from tests.e2e.station_pages.conftest import PATIENCE, dim, drop
@@ -61,7 +60,6 @@ def test_a_dropped_folder_becomes_a_model_that_inspects(site, opens, expect, tmp
     expect(page.locator(".verdict .which")).to_contain_text(name)
 
 
-@pytest.mark.long
 def test_a_network_shows_its_learning_curve(site, opens, expect, tmp_path):
     page = opens(f"{site.url}/train")
     page.get_by_text("Pictures that lie on the server").click()
@@ -91,7 +89,6 @@ def test_a_training_is_cancelled_and_says_so(site, opens, expect):
     expect(page.get_by_role("button", name="Go on where it stopped")).to_be_visible()
 
 
-@pytest.mark.long
 def test_drift_raises_an_alarm_and_one_click_recalibrates(site, opens, expect, made, tmp_path):
     name = f"{site.model}-watched"
     models = site.models
