@@ -33,6 +33,7 @@ import psutil
 
 from anomaly_spotter.inputs.decode import decode_bytes
 from anomaly_spotter.products import load
+from anomaly_spotter.provenance import stamp
 from anomaly_spotter.runtime import fastest_installed
 
 if TYPE_CHECKING:
@@ -203,7 +204,15 @@ def main() -> None:
     pictures = Pictures(asked.picture)
     engine = fastest_installed()
     spotter = load(asked.bundle, engine=engine)
-    found: dict[str, object] = {"engine": engine, "processors": os.cpu_count(), "bundle": asked.bundle.name}
+    found: dict[str, object] = {
+        "measured": stamp(),
+        "detector": spotter.provenance,
+        "bundle": asked.bundle.name,
+        "engine": engine,
+        "processors": os.cpu_count(),
+        "seconds": asked.seconds,
+        "rounds": asked.rounds,
+    }
     with serving(asked.bundle) as station:
         table = rates(station, spotter, pictures, asked)
         for name, each in table.items():
