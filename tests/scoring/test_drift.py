@@ -107,6 +107,18 @@ def test_a_few_defects_are_no_drift_but_many_rejects_are():
     assert any("Review the rejected ones" in line for line in report.advice)
 
 
+def test_a_slow_rise_that_only_the_sequence_saw_breaks_the_promise_too():
+    rng = np.random.default_rng(5)
+    calibration = calibrated(rng.gamma(2, 1, 300))
+    risen, back = 1.4 * rng.gamma(2, 1, 100), rng.gamma(2, 1, 60)
+    report = watched(calibration, NONE, raw(calibration, np.concatenate([risen, back])), window=50).report()
+    assert not any(finding.is_change for finding in report.findings)
+    assert report.evidence.alarm is not None
+    assert report.evidence.direction == 1
+    assert report.status == "changed"
+    assert not report.promise_holds
+
+
 @pytest.mark.parametrize(("factor", "direction"), [(1.8, "higher"), (0.55, "lower")])
 def test_shifted_scores_are_found_at_once_and_part_by_part(factor, direction):
     rng = np.random.default_rng(2)
