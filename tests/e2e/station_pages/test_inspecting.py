@@ -40,10 +40,9 @@ def test_a_dropped_defect_is_called_shown_corrected_and_found_again(site, opens,
     size = float(verdict.locator("strong").evaluate("word => parseFloat(getComputedStyle(word).fontSize)"))
     assert size >= 120  # capitals of 2.3 cm at 96 dpi: 3 m at 26 arc minutes, five times the limit of the eye
 
-    heat = page.locator(".heat")
-    expect(heat).to_be_visible()
-    assert heat.evaluate("image => image.complete && image.naturalWidth") == 96
-    assert page.locator(".sheet img").first.evaluate("image => image.naturalWidth") == 96
+    expect(page.locator(".heat")).to_be_visible()
+    for image in (page.locator(".heat"), page.locator(".sheet img").first):
+        assert image.evaluate("async image => { await image.decode(); return image.naturalWidth; }") == 96
     page.locator(".opacity").fill("25")
     assert float(opacity(page)) == 0.25
 

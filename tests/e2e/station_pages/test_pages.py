@@ -79,6 +79,7 @@ def test_colours_follow_the_system_and_the_switch(site, opens, expect):
     page = opens(f"{site.url}/models", scheme="dark")
 
     def ground() -> str:
+        expect(page.locator("body")).not_to_have_css("background-color", "rgba(0, 0, 0, 0)")  # page reloads
         return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
     dark = ground()
@@ -125,7 +126,7 @@ def test_two_models_are_compared_on_the_same_pictures(site, opens, expect):
     expect(rows.first).to_be_visible()
     assert rows.count() >= 2
     for side in rows.nth(0).locator("figure img").all():
-        assert side.evaluate("image => image.naturalWidth") > 0
+        assert side.evaluate("async image => { await image.decode(); return image.naturalWidth; }") > 0
     expect(page.locator("#comparison .lead")).to_contain_text(re.compile("same verdict on all|disagree on"))
 
 

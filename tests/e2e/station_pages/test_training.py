@@ -84,7 +84,13 @@ def test_a_training_is_cancelled_and_says_so(site, opens, expect):
     page.locator("good-pictures").get_by_role("button", name="Check").click()
     page.locator("[name=preset]").select_option("unet")
     page.locator("#audit").get_by_role("button", name="Train").click()
-    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#job progress")).to_be_visible()
+    page.wait_for_load_state()  # the page's scripts are there
+    cancel = page.get_by_role("button", name="Cancel")
+    cancel.hover()
+    page.mouse.down()
+    page.wait_for_timeout(1500)  # the page is redrawn four times a second, but not under a finger
+    page.mouse.up()
     expect(page.get_by_text("The training was cancelled.")).to_be_visible()
     expect(page.get_by_role("button", name="Go on where it stopped")).to_be_visible()
 

@@ -69,6 +69,12 @@ class JobWatch extends HTMLElement {
     const soon = () => { waiting ??= setTimeout(refresh, Math.max(0, 250 - (Date.now() - last))); };
     for (const name of ['progress', 'remark', 'epoch', 'failed', 'made']) this.source.addEventListener(name, soon);
     this.source.addEventListener('end', () => { this.source.close(); refresh(); });
+    // A button that is redrawn between press and release would swallow the click.
+    this.addEventListener('htmx:beforeSwap', (event) => {
+      if (event.detail.requestConfig.verb !== 'get' || !this.querySelector('button:active')) return;
+      event.detail.shouldSwap = false;
+      soon();
+    });
   }
 
   disconnectedCallback() {
