@@ -161,7 +161,7 @@ def benchmark_page(found: list[tuple[Path, dict[str, Any]]]) -> str:
         "",
         "This page is written at build time from the result files in `benchmarks/`, each of which holds its settings, commit,",
         "versions and the SHA-256 of its pictures. Limits come from good training pictures alone; columns with † pick theirs with",
-        "the test labels: upper bounds, no promises. How to repeat it: `benchmarks/quality/README.md`.",
+        "the test labels: upper bounds, no promises. How to repeat it, and which times were taken beside other work: `benchmarks/quality/README.md`.",
         "",
         "## Image level",
         "",
