@@ -28,7 +28,7 @@ from anomaly_spotter.models.keras_detector import KerasSession, detector
 from anomaly_spotter.models.keras_import import keras_version
 from anomaly_spotter.models.unet import UNet, UNetModel
 from anomaly_spotter.processes import requested_by_ctrl_c
-from anomaly_spotter.training import SEGMENTATION_WEIGHT, TrainingResult, progress_bar
+from anomaly_spotter.training import SEGMENTATION_WEIGHT, TrainingResult, progress_bar, refuse_diverged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,10 +95,7 @@ def train_unet(
                 interrupted = True
                 if not book.history:
                     raise
-    if not any(math.isfinite(row["val_loss"]) for row in book.history):
-        raise SpotterError(
-            "training diverged: no validation loss is finite; use a smaller training.learning_rate"
-        )
+    refuse_diverged(book.history)
     _restore(run_dir / _BEST, _variables(network))
     model = _fitted(network, first, lessons, [np.asarray(pictures[index]) for index in validation], config)
     return TrainingResult(model, book.history, interrupted, book.pictures_per_second, keras_version())

@@ -130,10 +130,7 @@ def train_unet(
         ended = run(pictures, ctypes.c_bool(False))
     if ended.interrupted and not ended.history:
         raise Interrupted
-    if not any(math.isfinite(row["val_loss"]) for row in ended.history):
-        raise SpotterError(
-            "training diverged: no validation loss is finite; use a smaller training.learning_rate"
-        )
+    refuse_diverged(ended.history)
     module.load_state_dict(read_checkpoint(run_dir / "best.ckpt")["state_dict"])
     return TrainingResult(
         UNetModel.fit(
@@ -146,6 +143,18 @@ def train_unet(
         ended.interrupted,
         ended.pictures_per_second,
     )
+
+
+def refuse_diverged(history: list[dict[str, float]]) -> None:
+    """Refuse a training of which no epoch is usable.
+
+    Raises:
+        SpotterError: No validation loss is finite.
+    """
+    if not any(math.isfinite(row["val_loss"]) for row in history):
+        raise SpotterError(
+            "training diverged: no validation loss is finite; use a smaller training.learning_rate"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,10 @@ DatabaseUrl = Annotated[
     ),
 ]
 DatabaseFile = Annotated[Path | None, typer.Option("--db-file", help="File that holds the database URL.")]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(help=f"File that holds the password; else {PASSWORD_VARIABLE}, else it is asked for."),
+]
 DATA = Path("outputs/station")
 GIGABYTE = 10**9
 
@@ -116,10 +120,7 @@ def add_user(
     role: Annotated[
         str, typer.Option(help="operator (inspect, review) or engineer (everything).")
     ] = "operator",
-    password_file: Annotated[
-        Path | None,
-        typer.Option(help=f"File that holds the password; else {PASSWORD_VARIABLE}, else it is asked for."),
-    ] = None,
+    password_file: PasswordFile = None,
     data: DataFolder = DATA,
     db: DatabaseUrl = None,
     db_file: DatabaseFile = None,
@@ -134,10 +135,7 @@ def add_user(
 @access.command()
 def set_password(
     name: Annotated[str, typer.Argument(help="The user.")],
-    password_file: Annotated[
-        Path | None,
-        typer.Option(help=f"File that holds the password; else {PASSWORD_VARIABLE}, else it is asked for."),
-    ] = None,
+    password_file: PasswordFile = None,
     data: DataFolder = DATA,
     db: DatabaseUrl = None,
     db_file: DatabaseFile = None,
