@@ -118,7 +118,9 @@ def test_resume_refuses_other_settings_and_other_pictures(data_root, tmp_path, t
 def test_resuming_a_finished_run_gives_it_again(data_root, tmp_path, tiny_config, spotter):
     run = tmp_path / "run"
     Spotter.fit(data_root, "disc", config=tiny_config, run_dir=run)
+    (run / ".0123456789abcdef.part").write_bytes(b"what a killed process was writing")
     again = Spotter.fit(data_root, "disc", config=tiny_config, run_dir=run, resume=True)
+    assert not list(run.glob(".*"))
     assert again.calibration == spotter.calibration
     assert again.provenance["history"] == spotter.provenance["history"]
 

@@ -43,6 +43,16 @@ def write_atomic(path: Path, data: bytes) -> Path:
     return path
 
 
+def clear_parts(folder: Path) -> None:
+    """Remove what writers that were killed half way left in ``folder``; call it where no other process writes there.
+
+    Raises:
+        OSError: A file cannot be removed.
+    """
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
 def safe_name(text: str) -> str:
     """``text`` as a file name; one from a manifest must not lead out of its folder, nor to a device of Windows."""
     name = re.sub(r"[^\w\-. ]", "_", text).strip(". ") or "category"

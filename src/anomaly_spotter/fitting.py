@@ -19,7 +19,7 @@ import numpy as np
 from anomaly_spotter import provenance
 from anomaly_spotter.errors import ConfigError, DatasetError
 from anomaly_spotter.extras import needed, require
-from anomaly_spotter.files import write_json
+from anomaly_spotter.files import clear_parts, write_json
 from anomaly_spotter.inputs.alignment import AlignmentError, fit_aligner
 from anomaly_spotter.inputs.decode import read_picture
 from anomaly_spotter.inputs.illumination import Illumination
@@ -458,11 +458,13 @@ def _open_run(run_dir: Path, identity: dict[str, Any], resume: bool) -> None:
                 f"cannot resume the run in {run_dir}: its {what} differ; repeat the first call's settings and "
                 "pictures, or leave --resume out to start over"
             )
+        clear_parts(run_dir)
         return
     if run_dir.is_dir() and any(run_dir.iterdir()) and not record.is_file():
         raise ConfigError(f"{run_dir} holds something else than an earlier run; choose a new folder")
     for name in _RUN_FILES:
         (run_dir / name).unlink(missing_ok=True)
+    clear_parts(run_dir)
     write_json(record, identity)
 
 
