@@ -10,6 +10,7 @@ import torch
 from anomaly_spotter.config import ModelConfig
 from anomaly_spotter.errors import BundleError, ConfigError, MissingExtraError
 from anomaly_spotter.models import engines, feature_model
+from anomaly_spotter.models.cells import RANGE
 from anomaly_spotter.models.compiled import CompiledModel
 from anomaly_spotter.models.engines import EXACT, available, open_session
 from anomaly_spotter.models.features import BackboneFeatures, PatchFeatures, extractor
@@ -96,12 +97,46 @@ def test_products_of_the_memory_add_up_exactly():
     model, _ = feature_model("memory").fit(good, settings, seed=0)
     grid = good.features.of(draw(np.random.default_rng(3))).clone()
     with torch.inference_mode():
-        grid[2, 3] += 1000  # far beyond 8 bits
+        grid[2, 3] += 1000  # far beyond the range of counts
     expected = model.distances(grid).numpy()
     (stage,) = [each for each in stages(settings, (48, 64, 1), model.state()) if each.name == "distances"]
     for engine in EXACT:
         (found,) = open_session(stage.model.SerializeToString(), engine)(grid.numpy())
         np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("places", ["local", "global"])
+@pytest.mark.parametrize("engine", EXACT)
+def test_the_largest_products_of_a_memory_fit_into_16_bits(engine, places):
+    """Where every count is at the end of its range, processors without VNNI instructions would cut wider ones off."""
+    settings = config(places=places)
+    good = GoodGrids.fit(drawn(12), settings, seed=0)
+    fitted, _ = feature_model("memory").fit(good, settings, seed=0)
+    state = fitted.state()
+    signs = np.random.default_rng(0).choice([-1, 1], state["bank"].shape[2])
+    rows = np.stack([signs, -signs, np.ones_like(signs)] * state["bank"].shape[1])[: state["bank"].shape[1]]
+    state["bank"] = np.broadcast_to(rows * RANGE, state["bank"].shape).astype(np.int8)
+    state["centre"] = np.zeros_like(state["centre"])
+    grid = np.broadcast_to(signs * RANGE * state["step"], good.grids.shape[1:]).astype(np.float32).copy()
+    grid[1, 2] = 0
+    model = feature_model("memory").from_state(settings, 1, state)
+    expected = model.distances(torch.from_numpy(grid)).numpy()
+    (stage,) = [each for each in stages(settings, (48, 64, 1), state) if each.name == "distances"]
+    (found,) = open_session(stage.model.SerializeToString(), engine)(grid)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.count_nonzero(expected) == 1
+
+
+def test_a_memory_beyond_the_range_of_counts_is_refused():
+    settings = config()
+    good = GoodGrids.fit(drawn(5), settings, seed=0)
+    state = feature_model("memory").fit(good, settings, seed=0)[0].state()
+    state["bank"] = state["bank"].copy()
+    state["bank"][0, 0, 0] = -RANGE - 1
+    with pytest.raises(BundleError, match="do not fit together"):
+        stages(settings, (48, 64, 1), state)
+    with pytest.raises(BundleError, match="do not fit together"):
+        feature_model("memory").from_state(settings, 1, state)
 
 
 def test_the_graph_is_valid_and_self_contained():

@@ -8,7 +8,7 @@ import torch
 
 from anomaly_spotter.errors import BundleError
 from anomaly_spotter.models import memory
-from anomaly_spotter.models.cells import enlarge
+from anomaly_spotter.models.cells import RANGE, enlarge
 from anomaly_spotter.models.grids import GoodGrids
 from anomaly_spotter.models.memory import MemoryModel
 from tests.models.conftest import config, draw, drawn, synthetic, without
@@ -47,7 +47,7 @@ def brute_force(model: MemoryModel, grid: torch.Tensor, ignored: np.ndarray | No
             ]
         for place in around:
             counts = np.rint((cells[y, x] - centre[place]) / model.step.numpy())
-            query = np.clip(counts, -127, 127)
+            query = np.clip(counts, -RANGE, RANGE)
             squares = (
                 np.square(patches[place] - query).sum(axis=1) + np.square(patches[place]).sum(axis=1) % 2
             )
@@ -82,12 +82,12 @@ def test_rounding_moves_distances_by_less_than_the_counts_diagonal(good, setting
         exact = torch.cdist(shown.reshape(-1, depth), patches).amin(dim=1)
         found = model.distances(shown).flatten()
         assert float((found - exact).abs().max()) < float(model.step) * depth**0.5
-    far = shown + 3 * 127 * model.step  # beyond the range: still told apart by how far
-    assert (model.distances(far + model.step * 127) > model.distances(far)).all()
+    far = shown + 3 * RANGE * model.step  # beyond the range: still told apart by how far
+    assert (model.distances(far + model.step * RANGE) > model.distances(far)).all()
 
 
 @BOTH
-def test_the_stored_memory_is_the_good_patches_to_eight_bits(good, settings):
+def test_the_stored_memory_is_the_good_patches_to_half_a_count(good, settings):
     model, _ = MemoryModel.fit(good, settings, seed=0)
     stored = model.bank.float() * model.step + model.centre[:, None]
     depth = good.grids.shape[3]
@@ -111,7 +111,7 @@ def test_the_map_of_a_picture_is_that_of_the_memory_without_its_own_patches(good
 
 @BOTH
 def test_leaving_a_picture_out_equals_fitting_without_it(good, settings):
-    """Up to the 8-bit scale, which is chosen with the picture in."""
+    """Up to the scale of counts, which is chosen with the picture in."""
     _, left_out = MemoryModel.fit(good, settings, seed=0)
     for index, own_map in left_out():
         refitted, _ = MemoryModel.fit(without(good, index), settings, seed=0)
@@ -122,14 +122,14 @@ def test_leaving_a_picture_out_equals_fitting_without_it(good, settings):
 
 @BOTH
 def test_leaving_a_picture_out_nearly_equals_starting_anew_without_it(settings):
-    """From pixels, so with principal components and the 8-bit scale learned without the picture too."""
+    """From pixels, so with principal components and the scale of counts learned without the picture too."""
     pictures = drawn(12)
     _, left_out = MemoryModel.fit(GoodGrids.fit(pictures, settings, seed=0), settings, seed=0)
     for index, own_map in left_out():
         others = GoodGrids.fit(pictures[:index] + pictures[index + 1 :], settings, seed=0)
         refitted, _ = MemoryModel.fit(others, settings, seed=0)
         expected = refitted.anomaly_maps(pictures[index][None])[0][0]
-        assert np.abs(own_map - expected).mean() < 0.1 * expected.mean()
+        assert np.abs(own_map - expected).mean() < 0.12 * expected.mean()
 
 
 @BOTH

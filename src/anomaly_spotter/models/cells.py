@@ -13,6 +13,18 @@ if TYPE_CHECKING:
 STRIDE = 8  # canvas pixels per grid cell, both ways
 AROUND = 9  # cells that are compared at a place: its own and its neighbours, row by row
 
+RANGE = 90
+"""Counts either way of a memory's patches.
+
+Processors multiply ``uint8`` by ``int8`` fastest. Those without VNNI instructions add two such products in 16 bits, which
+hold 2 x 180 x 90 (a count of a query is kept as that count + 90) and no more.
+"""
+
+
+def beyond_range(bank: NDArray[np.int8]) -> bool:
+    """Whether any count of a memory lies beyond :data:`RANGE`, as no fitted one's does."""
+    return int(bank.min(initial=0)) < -RANGE or int(bank.max(initial=0)) > RANGE
+
 
 def enlarge(grid_map: NDArray[np.float32]) -> NDArray[np.float32]:
     """A value per grid cell -> a value per canvas pixel, ``float32 [H, W]``, bilinear."""

@@ -2,8 +2,8 @@
 
 PatchCore (Roth et al., CVPR 2022) made position-aware: a patch is compared with what good parts show at its own place
 and one cell around it. For textures, where place means nothing, one memory serves the whole picture (``global``).
-Patches are rounded to 8 bit, remembered ones and new ones alike, so that squared distances are whole numbers: the same on
-any processor and in any inference engine.
+Patches are rounded to whole numbers in 8 bits, remembered ones and new ones alike, so that squared distances are whole
+numbers too: the same on any processor and in any inference engine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from anomaly_spotter.errors import BundleError
-from anomaly_spotter.models.cells import enlarge, nearest
+from anomaly_spotter.models.cells import RANGE, beyond_range, enlarge, nearest
 from anomaly_spotter.models.exemplars import Exemplars
 from anomaly_spotter.models.features import PatchFeatures
 
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 _LARGEST = 64 * 2**20  # values of the memory: a byte each on disk, four in use
 _GLOBAL_PATCHES = 8192  # of a memory without places
-_CLIPPED = 1e-5  # share of values that the 8-bit range may cut
-_RANGE = 127  # counts either way in 8 bits
+_CLIPPED = 1e-5  # share of values that the range may cut
 _OLD = -2  # owner of patches of pictures that are not at hand
 _SAMPLE = 2**22  # values that share is estimated from
 
@@ -43,7 +42,7 @@ class MemoryModel:
 
     Attributes:
         features: Canvas to patch features.
-        bank: ``int8 [P, K, d]``: K good patches at each of P places; P = 1 when places do not count.
+        bank: ``int8 [P, K, d]`` within :data:`~anomaly_spotter.models.cells.RANGE`: K good patches at each of P places; P = 1 when places do not count.
         centre: ``float32 [P, d]``, the mean good patch of each place.
         step: ``float32 [1]``, feature units per count of ``bank``.
         origins: ``int64 [K, 2]``, the exemplar each patch came from, and its cell there (-1: the place itself).
@@ -99,7 +98,7 @@ class MemoryModel:
 
     @torch.inference_mode()
     def extended(self, good: GoodGrids, config: ModelConfig, seed: int) -> tuple[Self, LeftOut]:
-        """Remember more good pictures, in the same 8-bit scale.
+        """Remember more good pictures, in the same scale.
 
         With places, each new picture joins; once the memory is full, random old ones, chosen by ``seed``, make room.
         Without places, the new pictures' share of the patches goes to those that are strangest to the old memory.
@@ -170,6 +169,7 @@ class MemoryModel:
             or centre.shape != (len(bank), depth)
             or step.shape != (1,)
             or origins.shape != (bank.shape[1], 2)
+            or beyond_range(bank.numpy())
         ):
             raise BundleError("the memory's arrays do not fit together; use the original file")
         return cls(features, bank, centre, step, origins, Exemplars.from_state(state))
@@ -208,7 +208,7 @@ class MemoryModel:
     def distances(self, grid: Tensor, ignored: Tensor | None = None) -> Tensor:
         """Distance of each cell of ``[h, w, d]`` to its nearest patch, ``[h, w]``; ``bool [K]`` patches are ignored.
 
-        What of a cell lies beyond the 8-bit range counts as a distance of its own, at a right angle to the rest.
+        What of a cell lies beyond the range counts as a distance of its own, at a right angle to the rest.
         """
         queries, squares = self._queries(grid)
         distances = squares - 2 * self._closeness(queries, ignored).amax(dim=2)
@@ -216,13 +216,13 @@ class MemoryModel:
         return nearest.sqrt_().mul_(self.step).reshape(grid.shape[:2])
 
     def _queries(self, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """Each place's cells to compare, in counts from its centre, cut to 8 bits, ``[P, Q, d]``, and their squared norms ``[P, Q]``.
+        """Each place's cells to compare, in counts from its centre, cut to the range, ``[P, Q, d]``, and their squared norms ``[P, Q]``.
 
         The norms include what was cut off.
         """
         cells = grid[None].flatten(1, 2) if self._is_global else _around(grid)
         counts = (cells - self.centre[:, None]).div_(self.step).round_()
-        queries = counts.clamp(-_RANGE, _RANGE)
+        queries = counts.clamp(-RANGE, RANGE)
         beyond = (counts - queries).square_().sum(dim=2)
         return queries, queries.square().sum(dim=2).add_(beyond)
 
@@ -277,14 +277,14 @@ def _shares(
 
 
 def _counts(centred: Tensor, step: Tensor) -> Tensor:
-    """Whole numbers in 8 bits; overwrites ``centred``."""
-    return centred.div_(step).round_().clamp_(-_RANGE, _RANGE).to(torch.int8)
+    """Whole numbers in the range; overwrites ``centred``."""
+    return centred.div_(step).round_().clamp_(-RANGE, RANGE).to(torch.int8)
 
 
 def _step(centred: Tensor, rng: np.random.Generator) -> Tensor:
-    """The size of a count, ``[1]``, so that nearly all values of ``[P, K, d]`` fit into -127..127."""
+    """The size of a count, ``[1]``, so that nearly all values of ``[P, K, d]`` fit into the range."""
     flat = centred.reshape(-1, centred.shape[2])
     rows = max(1, _SAMPLE // centred.shape[2])
     sample = flat[torch.from_numpy(rng.integers(len(flat), size=rows))] if len(flat) > rows else flat
     reach = float(np.quantile(sample.abs().numpy(), 1 - _CLIPPED))
-    return torch.tensor([max(reach / _RANGE, 1e-6)])
+    return torch.tensor([max(reach / RANGE, 1e-6)])

@@ -44,5 +44,6 @@ def image_score(anomaly_map: NDArray[np.float32], config: ScoringConfig) -> floa
     if config.pooling == "max":
         return float(anomaly_map.max())
     count = max(1, round(config.top_fraction * anomaly_map.size))
-    top = np.partition(anomaly_map, anomaly_map.size - count, axis=None)[-count:]
-    return float(top.mean(dtype=np.float64))
+    # Negated: NumPy's partition is forty times slower where much of a map holds its least value, as beside a part.
+    top = np.partition(-anomaly_map, count - 1, axis=None)[:count]
+    return float(-top.mean(dtype=np.float64))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anomaly_spotter.errors import BundleError
-from anomaly_spotter.models.cells import AROUND, STRIDE
+from anomaly_spotter.models.cells import AROUND, RANGE, STRIDE, beyond_range
 from anomaly_spotter.models.graph.builder import Graph
 from anomaly_spotter.models.graph.networks import (
     add_features,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[np.generic]]
 
-_RANGE = 127  # counts either way in 8 bits, as in models/memory.py
 _PLACES = 256  # of the memory compared at a time, so that products stay in the cache
 
 
@@ -205,57 +204,46 @@ def _add_squares(
 ) -> tuple[str, str]:
     """Squared distances in counts from each place's nearest patch, ``[P, Q]``, and, if asked for, which patch that is.
 
-    Products of whole numbers in 8 bits add up exactly, on any processor and in any order. See
+    Products of whole numbers in that range add up exactly, on any processor and in any order. See
     :meth:`anomaly_spotter.models.memory.MemoryModel.distances`.
+
+    Raises:
+        ValueError: A count of the memory lies beyond the range.
     """
     bank = np.asarray(arrays["bank"], np.int8)
+    if beyond_range(bank):
+        raise ValueError(f"patches beyond {RANGE} counts")
     centre, step = (np.asarray(arrays[key], np.float32) for key in ("centre", "step"))
     flat = graph.reshape(grid, -1, bank.shape[2])
     neighbours = _around(size) if len(bank) > 1 else np.arange(size[0] * size[1])[None]
     cells = graph("Gather", flat, neighbours, axis=0)
     counts = graph("Round", graph("Div", graph("Sub", cells, centre[:, None]), step))
-    queries = graph("Clip", counts, np.array(-_RANGE, np.float32), np.array(_RANGE, np.float32))
+    queries = graph("Clip", counts, np.array(-RANGE, np.float32), np.array(RANGE, np.float32))
     squares = graph(
         "Add",
         graph("ReduceSumSquare", queries, np.array([2]), keepdims=0),
         graph("ReduceSumSquare", graph("Sub", counts, queries), np.array([2]), keepdims=0),
     )
-    closest, patches = _add_closest(graph, _halves(graph, queries), bank, with_patches=with_patches)
+    closest, patches = _add_closest(graph, queries, bank, with_patches=with_patches)
     twice = graph("Mul", graph.cast(closest, np.float32), np.array(2, np.float32))
     return graph("Sub", squares, twice), patches
 
 
-def _halves(graph: Graph, queries: str) -> tuple[str, str]:
-    """Whole numbers -127..127 as two ``uint8``, at most 128 each, whose sum is 128 for zero.
-
-    Unsigned by signed is the pair of types that processors multiply fastest. Those without VNNI instructions add two such
-    products in 16 bits, which only holds the sum if the unsigned factor stays within half its range.
-    """
-    shifted = graph("Add", queries, np.array(128, np.float32))
-    low = graph("Min", shifted, np.array(127, np.float32))
-    return graph.cast(low, np.uint8), graph.cast(graph("Sub", shifted, low), np.uint8)
-
-
 def _add_closest(
-    graph: Graph, queries: tuple[str, str], bank: NDArray[np.int8], *, with_patches: bool
+    graph: Graph, queries: str, bank: NDArray[np.int8], *, with_patches: bool
 ) -> tuple[str, str]:
-    """The largest ``q . b - |b|^2 / 2`` of the patches of each place, ``int32 [P, Q]``, and which patch has it.
-
-    ``queries`` are the :func:`_halves` of ``[P, Q, d]``.
-    """
-    half = np.array(64, np.uint8)
+    """The largest ``q . b - |b|^2 / 2`` of the patches of each place, ``int32 [P, Q]``, and which patch has it."""
+    unsigned = graph.cast(graph("Add", queries, np.array(RANGE, np.float32)), np.uint8)
     best, which = [], []
     for start in range(0, len(bank), _PLACES):
         rows = slice(start, min(start + _PLACES, len(bank)))
-        some = [
-            each if len(bank) <= _PLACES else graph.part(each, [start], [rows.stop], [0]) for each in queries
-        ]
+        some = unsigned if len(bank) <= _PLACES else graph.part(unsigned, [start], [rows.stop], [0])
         columns = np.ascontiguousarray(bank[rows].transpose(0, 2, 1))
         patches = bank[rows].astype(np.float32)  # whole numbers below 2^24: exact
         norms = np.ceil(np.einsum("pkd,pkd->pk", patches, patches) / 2).astype(np.int32)
         if len(bank) == 1:  # a plain matrix, which engines pack once
-            some, columns = [graph("Squeeze", each, np.array([0])) for each in some], columns[0]
-        product = graph("Add", *(graph("MatMulInteger", each, columns, half) for each in some))
+            some, columns = graph("Squeeze", some, np.array([0])), columns[0]
+        product = graph("MatMulInteger", some, columns, np.array(RANGE, np.uint8))
         if len(bank) == 1:
             product = graph("Unsqueeze", product, np.array([0]))
         closeness = graph("Sub", product, norms[:, None])
