@@ -43,7 +43,7 @@ class MemoryModel:
     Attributes:
         features: Canvas to patch features.
         bank: ``int8 [P, K, d]`` within :data:`~anomaly_spotter.models.cells.RANGE`: K good patches at each of P places; P = 1 when places do not count.
-        centre: ``float32 [P, d]``, the mean good patch of each place.
+        centre: ``float32 [P, d]``, the mean good patch of each place, to whole steps.
         step: ``float32 [1]``, feature units per count of ``bank``.
         origins: ``int64 [K, 2]``, the exemplar each patch came from, and its cell there (-1: the place itself).
         exemplars: Reduced good pictures that nearest patches are shown from.
@@ -62,6 +62,7 @@ class MemoryModel:
     ) -> None:
         self.features, self.origins, self.exemplars = features, origins, exemplars
         self.bank, self.centre, self.step = bank, centre, step
+        self._origin = (centre / step).round()  # [P, d]
         # Whole numbers below 2^24 throughout, so float32 is exact.
         patches = bank.float()
         self._half_norms = (patches.square().sum(dim=2) / 2).ceil()  # [P, K]
@@ -88,9 +89,9 @@ class MemoryModel:
             cells = np.full(len(owners), -1)
             patches = good.grids[torch.from_numpy(owners)].flatten(1, 2).transpose(0, 1).float()
         centre = patches.mean(dim=1)
-        patches = patches - centre[:, None]
-        step = _step(patches, rng)
-        bank = _counts(patches, step)
+        step = _step(patches - centre[:, None], rng)
+        centre = (centre / step).round() * step
+        bank = _counts(patches, centre, step)
         used, exemplar = np.unique(owners, return_inverse=True)
         exemplars = Exemplars.collect((good.canvases[index] for index in good.members[used]), len(used))
         model = cls(good.features, bank, centre, step, np.stack([exemplar, cells], axis=1), exemplars)
@@ -114,8 +115,7 @@ class MemoryModel:
             taken, kept = _shares(len(good.grids), self.bank.shape[1], max(room, self.bank.shape[1]), rng)
             owners, cells = taken, np.full(len(taken), -1)
             fresh = good.grids[torch.from_numpy(taken)].flatten(1, 2).transpose(0, 1).float()
-        fresh = fresh - self.centre[:, None]
-        joining = _counts(fresh, self.step)
+        joining = _counts(fresh, self.centre, self.step)
         bank = torch.cat([self.bank[:, torch.from_numpy(kept)], joining], dim=1)
         used_old, old = np.unique(self.origins[kept, 0], return_inverse=True)
         used_new, new = np.unique(owners, return_inverse=True)
@@ -220,8 +220,9 @@ class MemoryModel:
 
         The norms include what was cut off.
         """
-        cells = grid[None].flatten(1, 2) if self._is_global else _around(grid)
-        counts = (cells - self.centre[:, None]).div_(self.step).round_()
+        cells = (grid / self.step).round_()
+        cells = cells[None].flatten(1, 2) if self._is_global else _around(cells)
+        counts = cells - self._origin[:, None]
         queries = counts.clamp(-RANGE, RANGE)
         beyond = (counts - queries).square_().sum(dim=2)
         return queries, queries.square().sum(dim=2).add_(beyond)
@@ -276,9 +277,10 @@ def _shares(
     return np.sort(rng.permutation(new)[:taken]), np.sort(rng.permutation(old)[:kept])
 
 
-def _counts(centred: Tensor, step: Tensor) -> Tensor:
-    """Whole numbers in the range; overwrites ``centred``."""
-    return centred.div_(step).round_().clamp_(-RANGE, RANGE).to(torch.int8)
+def _counts(patches: Tensor, centre: Tensor, step: Tensor) -> Tensor:
+    """``[P, K, d]`` from each place's centre, as whole numbers in the range."""
+    counts = (patches / step).round_() - (centre / step).round_()[:, None]
+    return counts.clamp_(-RANGE, RANGE).to(torch.int8)
 
 
 def _step(centred: Tensor, rng: np.random.Generator) -> Tensor:

@@ -214,10 +214,9 @@ def _add_squares(
     if beyond_range(bank):
         raise ValueError(f"patches beyond {RANGE} counts")
     centre, step = (np.asarray(arrays[key], np.float32) for key in ("centre", "step"))
-    flat = graph.reshape(grid, -1, bank.shape[2])
+    flat = graph("Round", graph("Div", graph.reshape(grid, -1, bank.shape[2]), step))
     neighbours = _around(size) if len(bank) > 1 else np.arange(size[0] * size[1])[None]
-    cells = graph("Gather", flat, neighbours, axis=0)
-    counts = graph("Round", graph("Div", graph("Sub", cells, centre[:, None]), step))
+    counts = graph("Sub", graph("Gather", flat, neighbours, axis=0), np.round(centre / step)[:, None])
     queries = graph("Clip", counts, np.array(-RANGE, np.float32), np.array(RANGE, np.float32))
     squares = graph(
         "Add",
