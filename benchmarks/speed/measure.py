@@ -24,8 +24,9 @@ import onnx
 from anomaly_spotter import Spotter, SpotterConfig, provenance
 from anomaly_spotter.inputs.decode import read_picture
 from anomaly_spotter.inputs.sample.writer import write_sample
-from anomaly_spotter.models.engines import EXACT, available, open_session
+from anomaly_spotter.models.engines import EXACT, available, open_session, processors
 from anomaly_spotter.models.graph import stages
+from anomaly_spotter.scoring.decision import Judge
 
 SIDE = 512
 DETECTORS = {  # name: preset, settings
@@ -75,16 +76,57 @@ def roofline(spotter: Spotter, picture: Path, machine: dict[str, float]) -> dict
         }
         outputs = None
         for engine in available():
-            if stage.is_exact and engine not in EXACT:
+            if engine not in EXACT and (stage.is_exact or not has_bf16(machine)):
                 continue
             session = open_session(stage.model.SerializeToString(), engine)
             ms = float(np.median(timed(lambda each, own=session: own(each), [values] * 25)[5:]))
-            rate = machine["conv_bf16_gflops" if engine.endswith("bf16") else "conv_fp32_gflops"]
-            bound = 1e3 * max(operations / 1e9 / rate, constants / 1e9 / machine["read_gb_per_s"])
-            rows[stage.name][engine] = {"ms": round(ms, 2), "share_of_limit": round(float(bound) / ms, 2)}
+            rate = "conv_bf16_gflops" if engine.endswith("bf16") else "conv_fp32_gflops"
+            bound = bound_ms(operations, constants, machine, rate)
+            rows[stage.name][engine] = {"ms": round(ms, 2), "share_of_limit": round(bound / ms, 2)}
             outputs = session(values)[0].copy() if outputs is None else outputs
         values = outputs
     return rows
+
+
+def has_bf16(machine: dict[str, float]) -> bool:
+    """Without instructions for it OpenVINO computes in float32, and PyTorch many times slower."""
+    return machine["conv_bf16_gflops"] > machine["conv_fp32_gflops"]
+
+
+def stages_ms(spotter: Spotter, test: list[Path]) -> dict[str, float]:
+    """What the parts of one inspection take, one after the other: medians over the test pictures."""
+    preprocessor, config = spotter.preprocessor, spotter.config
+    judge = Judge(config.scoring, spotter.calibration, preprocessor, spotter.location)
+    times: dict[str, list[float]] = {}
+
+    def clocked(name: str, call: Any, *given: Any) -> Any:
+        start = time.perf_counter()
+        found = call(*given)
+        times.setdefault(name, []).append(1e3 * (time.perf_counter() - start))
+        return found
+
+    for path in test:
+        picture = clocked("decode", read_picture, path)
+        place = clocked("align", preprocessor.place, picture.pixels)
+        canvas = clocked("warp", preprocessor.prepare, picture.pixels, place)
+        maps, _ = clocked("model", spotter.model.anomaly_maps, canvas[None])
+        clocked("judge", judge.judge, picture, place, maps[0])
+    return {name: round(float(np.median(values)), 2) for name, values in times.items()}
+
+
+def limit_ms(spotter: Spotter, machine: dict[str, float]) -> float:
+    """What the model would take for one picture if every stage ran at the machine's limit in float32."""
+    preprocessor = spotter.preprocessor
+    canvas = (preprocessor.height, preprocessor.width, preprocessor.channels)
+    return sum(
+        bound_ms(*work(stage.model), machine, "conv_fp32_gflops")
+        for stage in stages(spotter.config.model, canvas, spotter.model.state())
+    )
+
+
+def bound_ms(operations: float, constants: float, machine: dict[str, float], rate: str) -> float:
+    """The longer of computing and of reading every constant once."""
+    return 1e3 * max(operations / 1e9 / machine[rate], constants / 1e9 / machine["read_gb_per_s"])
 
 
 def work(model: onnx.ModelProto) -> tuple[float, float]:
@@ -110,7 +152,8 @@ def single(good: Path, test: list[Path], folder: Path, machine: dict[str, float]
     for name, (preset, settings) in DETECTORS.items():
         config = SpotterConfig.load(preset, None, [*settings, "calibration.false_reject_rate=0.05"])
         bundle = Spotter.fit(good, config=config).save(folder / f"{len(found)}.spot")
-        engines = {engine: Spotter.load(bundle, engine=engine) for engine in ("torch", *available(), "auto")}
+        installed = [engine for engine in available() if engine in EXACT or has_bf16(machine)]
+        engines = {engine: Spotter.load(bundle, engine=engine) for engine in ("torch", *installed, "auto")}
         times: dict[str, list[float]] = {engine: [] for engine in engines}
         for round_ in range(4):
             for engine, spotter in engines.items():
@@ -132,8 +175,9 @@ def single(good: Path, test: list[Path], folder: Path, machine: dict[str, float]
                 for engine, values in times.items()
             },
         }
+        found[name]["stages_ms"] = stages_ms(engines["auto"], test)
         found[name]["roofline"] = roofline(spotter, test[0], machine)
-        print(name, found[name]["ms"], found[name]["roofline"], flush=True)
+        print(name, json.dumps(found[name], indent=1), flush=True)
     return {"decode_ms_p50": round(float(np.median(decode)), 2), "detectors": found}
 
 
@@ -159,7 +203,9 @@ print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": peak()}))
 )
 
 
-def batch(good: Path, test: list[Path], folder: Path, counts: tuple[int, ...]) -> dict[str, Any]:
+def batch(
+    good: Path, test: list[Path], folder: Path, counts: tuple[int, ...], machine: dict[str, float]
+) -> dict[str, Any]:
     """Thousands of pictures from disk, each count in a process of its own."""
     config = SpotterConfig.load("memory", None, DETECTORS["memory 256 px, not aligned"][1])
     spotter = Spotter.fit(good, config=config)
@@ -188,11 +234,14 @@ def batch(good: Path, test: list[Path], folder: Path, counts: tuple[int, ...]) -
     ]
     model = float(np.median(timed(lambda canvas: compiled.model.anomaly_maps(canvas[None]), canvases)))
     each = 1e3 / rows[-1]["per_second"]
+    limit = decode / processors() + limit_ms(compiled, machine)
     return {
         "rows": rows,
         "peak_ratio": round(rows[-1]["peak_mb"] / rows[0]["peak_mb"], 3),
         "ms_per_picture": round(each, 2),
         "of_it_ms": {"decode, on one core": round(decode, 2), "model, on both cores": round(model, 2)},
+        "limit_ms": round(limit, 2),
+        "share_of_limit": round(limit / each, 2),
     }
 
 
@@ -227,14 +276,18 @@ _FIT = (
 from anomaly_spotter import Spotter, SpotterConfig
 config = SpotterConfig.load(sys.argv[1], None, ["preprocessing.long_side=128", "preprocessing.alignment=none"])
 start = time.perf_counter()
-Spotter.fit(sys.argv[2], config=config)
+spotter = Spotter.fit(sys.argv[2], config=config)
 print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": peak()}))
+spotter.save(sys.argv[3])
 """
 )
 
 
-def fit(good: Path, folder: Path, counts: tuple[int, ...]) -> dict[str, Any]:
-    """Fit time and peak memory against the number of good pictures (128 px, not aligned)."""
+def fit(good: Path, folder: Path, counts: tuple[int, ...], machine: dict[str, float]) -> dict[str, Any]:
+    """Fit time and peak memory against the number of good pictures (128 px, not aligned).
+
+    The limit is that of decoding every picture on all cores, and of running the fitted model on each once.
+    """
     many = folder / "many"
     many.mkdir()
     sources = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(good.glob("*.png"))]
@@ -249,24 +302,46 @@ def fit(good: Path, folder: Path, counts: tuple[int, ...]) -> dict[str, Any]:
         written = count
         for name, rows in found.items():
             done = subprocess.run(
-                [sys.executable, "-c", _FIT, name, many], capture_output=True, text=True, check=True
-            )
+                [sys.executable, "-c", _FIT, name, many, folder / "fit.spot"],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
             row = json.loads(done.stdout)
+            decode = float(np.median(timed(read_picture, sorted(many.iterdir())[:100])))
+            model = limit_ms(Spotter.load(folder / "fit.spot"), machine)
+            limit = count * (decode / processors() + model) / 1e3
             rows.append(
-                {"pictures": count, "seconds": round(row["seconds"], 1), "peak_mb": round(row["peak_mb"])}
+                {
+                    "pictures": count,
+                    "seconds": round(row["seconds"], 1),
+                    "peak_mb": round(row["peak_mb"]),
+                    "share_of_limit": round(float(limit) / row["seconds"], 2),
+                }
             )
             print(name, rows[-1], flush=True)
     return found
 
 
-def training() -> dict[str, Any]:
+def training(machine: dict[str, float]) -> dict[str, Any]:
     """Training throughput against plain fp32, by the script beside this one, in a process of its own."""
     script = Path(__file__).parents[1] / "training_speed.py"
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "training.json"
         command = [sys.executable, script, "--preset", "unet", "--rounds", "2", "--json", result]
         subprocess.run(command, check=True)
-        return json.loads(result.read_text())
+        found: dict[str, Any] = json.loads(result.read_text())
+    found["share_of_limit"] = {
+        preset: {
+            name: round(
+                speed
+                * found["gflop_per_picture"][preset]
+                / machine["conv_bf16_gflops" if name.startswith("bf16") else "conv_fp32_gflops"],
+                2,
+            )
+            for name, speed in speeds.items()
+        }
+        for preset, speeds in found["presets"].items()
+    }
+    return found
 
 
 _PEER = """
@@ -336,11 +411,15 @@ def draw(found: dict[str, Any], out: Path) -> None:
             values = [each["ms"][engine]["p50"] for each in detectors.values()]
             bars = axes.bar(np.arange(len(values)) + number * 0.16, values, 0.15, label=engine)
             axes.bar_label(bars, fmt="%.0f", fontsize=7)
-        axes.set_xticks(np.arange(len(detectors)) + 0.32, list(detectors))
+        if "anomalib_padim_ms" in found:
+            peer_ms = found["anomalib_padim_ms"]["p50"]
+            axes.axhline(peer_ms, color="0.4", ls="--", label="anomalib PaDiM, OpenVINO, 256 px, not aligned")
+        axes.set_xticks(np.arange(len(detectors)) + 0.08 * (len(engines) - 1), list(detectors))
         axes.set_ylabel("ms, file to verdict (p50)")
         axes.set_title("One picture, 512 px grey PNG")
         axes.legend(fontsize=8)
         figure.savefig(out / "single.png", dpi=110)
+        draw_stages(detectors, out / "stages.png")
     if "fit" in found:
         figure = Figure(figsize=(9, 3.5), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -352,6 +431,27 @@ def draw(found: dict[str, Any], out: Path) -> None:
         right.set(xlabel="good pictures", ylabel="MB", title="Peak memory", ylim=(0, None))
         left.legend()
         figure.savefig(out / "fit.png", dpi=110)
+
+
+def draw_stages(detectors: dict[str, Any], path: Path) -> None:
+    """Where the time of one inspection goes, a bar a detector."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    axes = figure.subplots()
+    left = np.zeros(len(detectors))
+    for stage in next(iter(detectors.values()))["stages_ms"]:
+        values = np.array([each["stages_ms"][stage] for each in detectors.values()])
+        bars = axes.barh(list(detectors), values, left=left, label=stage)
+        axes.bar_label(
+            bars, [f"{value:.1f}" if value >= 1 else "" for value in values], label_type="center", fontsize=7
+        )
+        left += values
+    axes.invert_yaxis()
+    axes.set_xlabel("ms (p50), engine chosen by auto")
+    axes.set_title("Where the time of one picture goes")
+    axes.legend(fontsize=8, ncols=5)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
@@ -374,16 +474,17 @@ def main() -> None:
         if "single" in parts:
             found["single"] = single(good, test, folder, found["limits"])
             found["cold_start_s"] = cold(test, folder)
+        target.write_text(json.dumps(found, indent=2) + "\n")
         if arguments.anomalib_python is not None:
             found["anomalib_padim_ms"] = peer(arguments.anomalib_python, good, test, folder)
         target.write_text(json.dumps(found, indent=2) + "\n")
         if "batch" in parts:
-            found["batch"] = batch(good, test, folder, (1000 // few, 10_000 // few))
+            found["batch"] = batch(good, test, folder, (1000 // few, 10_000 // few), found["limits"])
         target.write_text(json.dumps(found, indent=2) + "\n")
         if "fit" in parts:
-            found["fit"] = fit(good, folder, (100, 1000, 10_000 // few))
+            found["fit"] = fit(good, folder, (100, 1000, 10_000 // few), found["limits"])
         if "training" in parts:
-            found["training"] = training()
+            found["training"] = training(found["limits"])
     target.write_text(json.dumps(found, indent=2) + "\n")
     draw(found, arguments.out)
     print(target)
