@@ -413,11 +413,13 @@ def draw(found: dict[str, Any], out: Path) -> None:
             axes.bar_label(bars, fmt="%.0f", fontsize=7)
         if "anomalib_padim_ms" in found:
             peer_ms = found["anomalib_padim_ms"]["p50"]
-            axes.axhline(peer_ms, color="0.4", ls="--", label="anomalib PaDiM, OpenVINO, 256 px, not aligned")
+            axes.axhline(
+                peer_ms, color="0.4", ls="--", label="anomalib's PaDiM, OpenVINO, 256 px, not aligned"
+            )
         axes.set_xticks(np.arange(len(detectors)) + 0.08 * (len(engines) - 1), list(detectors))
         axes.set_ylabel("ms, file to verdict (p50)")
         axes.set_title("One picture, 512 px grey PNG")
-        axes.legend(fontsize=8)
+        figure.legend(fontsize=8, loc="outside lower center", ncols=5)
         figure.savefig(out / "single.png", dpi=110)
         draw_stages(detectors, out / "stages.png")
     if "fit" in found:
@@ -450,7 +452,7 @@ def draw_stages(detectors: dict[str, Any], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("ms (p50), engine chosen by auto")
     axes.set_title("Where the time of one picture goes")
-    axes.legend(fontsize=8, ncols=5)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=5)
     figure.savefig(path, dpi=110)
 
 

@@ -206,7 +206,9 @@ def benchmark_page(found: list[tuple[Path, dict[str, Any]]]) -> str:
         "",
         *_robustness(rows),
         *_curves(curves),
-        *_speed([values for _, values in found if "batch" in values]),
+        *_speed([(path, values) for path, values in found if "batch" in values]),
+        "## Plots",
+        "",
         *_plots(quality + curves),
         *_provenance(found),
     ]
@@ -254,33 +256,91 @@ def _curves(curves: list[tuple[Path, dict[str, Any]]]) -> list[str]:
     return lines
 
 
-def _speed(found: list[dict[str, Any]]) -> list[str]:
-    """Throughput from disk, and fit time against the number of good pictures."""
+def _speed(found: list[tuple[Path, dict[str, Any]]]) -> list[str]:
+    """One picture, where its time goes, cold starts, throughput from disk, fitting and training."""
     lines: list[str] = []
-    for values in found:
+    for path, values in found:
+        limits = values["limits"]
         lines += [
             "## Speed",
             "",
-            f"On {values['measured']['machine']}, commit `{values['measured']['commit']}`.",
+            (
+                f"On {values['measured']['machine']}, commit `{values['measured']['commit']}`. At best this machine computes "
+                f"convolutions at {limits['conv_fp32_gflops']:.0f} GFLOP/s in float32 and reads memory at "
+                f"{limits['read_gb_per_s']:.0f} GB/s; *share of limit* says how much of that is used."
+            ),
             "",
+            *_single(values["single"], values.get("anomalib_padim_ms")),
+            "| cold start | s |",
+            "|---|---:|",
+            *(f"| `{name}` | {seconds} |" for name, seconds in values["cold_start_s"].items()),
+            "",
+            "| pictures from disk | per second | peak memory |",
+            "|---:|---:|---:|",
+            *(
+                f"| {row['pictures']} | {row['per_second']} | {row['peak_mb']} MB |"
+                for row in values["batch"]["rows"]
+            ),
+            "",
+            "| model | good pictures | fit | peak memory | share of limit |",
+            "|---|---:|---:|---:|---:|",
+            *(
+                f"| {model} | {row['pictures']} | {row['seconds']} s | {row['peak_mb']} MB | {_percent(row['share_of_limit'])} |"
+                for model, rows in values["fit"].items()
+                for row in rows
+            ),
+            "",
+            "| preset | training | pictures/s | share of limit |",
+            "|---|---|---:|---:|",
+            *(
+                f"| {preset} | {name} | {speed:.2f} | {_percent(values['training']['share_of_limit'][preset][name])} |"
+                for preset, speeds in values["training"]["presets"].items()
+                for name, speed in speeds.items()
+            ),
+            "",
+            *_plots([(path, values)]),
         ]
-        lines += ["| pictures from disk | per second | peak memory |", "|---:|---:|---:|"]
-        lines += [
-            f"| {row['pictures']} | {row['per_second']} | {row['peak_mb']} MB |"
-            for row in values["batch"]["rows"]
-        ]
-        lines += ["", "| model | good pictures | fit | peak memory |", "|---|---:|---:|---:|"]
-        lines += [
-            f"| {model} | {row['pictures']} | {row['seconds']} s | {row['peak_mb']} MB |"
-            for model, rows in values["fit"].items()
-            for row in rows
-        ]
-        lines.append("")
     return lines
 
 
+def _single(single: dict[str, Any], peer: dict[str, float] | None) -> list[str]:
+    """Milliseconds from file to verdict, p50 / p99, and how near the model's stages come to the machine's limit."""
+    detectors = single["detectors"]
+    engines = list(next(iter(detectors.values()))["ms"])
+    lines = [
+        f"One picture, file to verdict, ms, p50 / p99 (decoding alone {single['decode_ms_p50']}):",
+        "",
+        f"| detector | {' | '.join(engines)} | PyTorch's p50 over that of auto |",
+        f"|---|{'---:|' * (len(engines) + 1)}",
+    ]
+    for name, each in detectors.items():
+        cells = [f"{ms['p50']} / {ms['p99']}" for ms in each["ms"].values()]
+        lines.append(f"| {name} | {' | '.join(cells)} | {each['times_faster_than_torch']['auto']} |")
+    if peer is not None:
+        lines += [
+            "",
+            (
+                f"anomalib's PaDiM (ResNet-18, 256 px, not aligned) by its OpenVINO inferencer, in the same run: "
+                f"{peer['p50']} / {peer['p99']}."
+            ),
+        ]
+    lines += [
+        "",
+        "| detector | stage | GFLOP | engine | ms | share of limit |",
+        "|---|---|---:|---|---:|---:|",
+    ]
+    for name, each in detectors.items():
+        for stage, row in each["roofline"].items():
+            lines += [
+                f"| {name} | {stage} | {row['gflop']} | {engine} | {row[engine]['ms']} | {_percent(row[engine]['share_of_limit'])} |"
+                for engine in engines
+                if engine in row
+            ]
+    return [*lines, ""]
+
+
 def _plots(found: list[tuple[Path, dict[str, Any]]]) -> list[str]:
-    lines = ["## Plots", ""]
+    lines: list[str] = []
     for path, _ in found:
         for plot in sorted(path.parent.glob("*.png")):
             lines += [f"![{path.parent.name}: {plot.stem.replace('_', ' ')}](plots/{_plot_name(plot)})", ""]

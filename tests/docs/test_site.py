@@ -118,6 +118,11 @@ def test_the_benchmark_page_shows_what_the_result_files_say(site):
         for row in json.loads(path.read_text(encoding="utf-8"))["summary"]:
             auroc = row["image"]["auroc"]["mean"]
             assert f"{row['category']} {row['model']} {row['data']['train']} {auroc:.3f}" in text, path
+    speed = json.loads((REPOSITORY / "benchmarks/speed/results/speed.json").read_text(encoding="utf-8"))
+    for name, each in speed["single"]["detectors"].items():
+        cells = " ".join(f"{ms['p50']} / {ms['p99']}" for ms in each["ms"].values())
+        assert f"{name} {cells} {each['times_faster_than_torch']['auto']}" in text
+    assert (site / "plots/results-single.png").is_file()
     cards = (site / "model-cards.html").read_text(encoding="utf-8")
     assert cards.count("<th>measured on") >= 3 or cards.count("measured on</th>") >= 3
 
