@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long lint format types coverage benchmark docs licences sbom notebooks system-deps clean distclean
+.PHONY: help install demo test lint format types coverage benchmark docs licences sbom notebooks system-deps clean distclean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,11 +47,8 @@ format: $(STAMP)  ## Format the code
 
 # One thread for each worker: threads that wait for each other spin, and two workers' would starve each other.
 coverage: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not long and not alone" --cov --cov-report=
-	$(BIN)/pytest -m "alone and not long" --cov --cov-append --cov-report=term
-
-test-long: $(STAMP)  ## The commands of the two pages of the documentation that take minutes each
-	$(BIN)/pytest -m long
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not alone" --cov --cov-report=
+	$(BIN)/pytest -m alone --cov --cov-append --cov-report=term
 
 benchmark: $(STAMP)  ## Training speed against plain fp32, and pixel metrics
 	$(BIN)/python benchmarks/training_speed.py

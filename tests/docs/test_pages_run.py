@@ -31,10 +31,7 @@ PAGES = [
     )
     if blocks(page)
 ]
-MINUTES = (
-    "docs/keras.md",
-    "docs/scale.md",
-)  # five frameworks are loaded, a cluster is started for each command
+ALONE = ("docs/scale.md",)  # starts clusters, which take every processor
 NOT_HERE = {
     "make demo": "takes minutes; its commands are those of the tutorial",
     "make test": "is what runs this test",
@@ -150,7 +147,7 @@ def _answers(port: str) -> bool:
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=name_of(page), marks=[pytest.mark.long] if name_of(page) in MINUTES else [])
+        pytest.param(page, id=name_of(page), marks=[pytest.mark.alone] if name_of(page) in ALONE else [])
         for page in PAGES
     ],
 )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -133,3 +135,64 @@ def test_more_pictures_join_the_old_ones_on_the_raw_scale():
     np.testing.assert_allclose(other.raw_scores, both.raw_scores, rtol=1e-9)
     assert other.centre + other.scale * other.pixel_threshold == pytest.approx(raw_high)
     assert other.raw_limit < both.raw_limit
+
+
+def test_refused_pictures_join_the_old_ones_too():
+    maps = good_maps(np.random.default_rng(10), 30)
+    settings = CalibrationConfig(false_reject_rate=0.2)
+    old = Calibration.fit(maps[:20], SCORING, settings, 2)
+    for new, refused in ((maps[20:], 3), ([], 3)):
+        both = old.with_more(new, SCORING, settings, refused)
+        assert both.refused == 5
+        assert both.promise.count == 20 + len(new) + 5
+        assert both.p_value(1e9) == 6 / (both.promise.count + 1)
+    assert old.with_more([], SCORING, settings).raw_limit == pytest.approx(old.raw_limit)
+    offered = old.promise_at(0.3, None)
+    assert (offered.count, offered.rank) == (22, 23 - math.floor(0.3 * 23))
+    assert old.promise_at(0.05, None).rank == 20  # two were refused: no limit can promise that
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"scores": [0.2, 0.1, 1.0]},
+        {"scores": [0.1, 0.2, "one"]},
+        {"scores": [0.1, 0.2, float("nan")]},
+        {"scores": [0.1, 0.2]},
+        {"scale": 0.0},
+        {"scale": -1.0},
+        {"centre": float("inf")},
+        {"threshold": None},
+        {"refused": 1},
+        {"refused": 0.0},
+        {"promise": {"rank": 0}},
+        {"promise": {"rank": 4}},
+        {"promise": {"rank": 2.0}},
+        {"promise": {"count": 4}},
+        {"promise": {"needed": "3"}},
+        {"promise": {"rate": 0.0}},
+        {"promise": {"rate": 1.0}},
+    ],
+)
+def test_a_damaged_calibration_is_refused(damage):
+    whole = fit([np.full((4, 4), score, np.float32) for score in (1.0, 2.0, 3.0)], rate=0.3).to_dict()
+    whole["scores"] = [0.1, 0.2, 1.0]
+    assert Calibration.from_dict(whole).promise.rank == 3
+    damaged = whole | {key: value for key, value in damage.items() if key != "promise"}
+    damaged["promise"] = whole["promise"] | damage.get("promise", {})
+    with pytest.raises((TypeError, ValueError)):
+        Calibration.from_dict(damaged)
+
+
+def test_pixels_that_do_not_count_are_no_typical_pixels():
+    """Beside a part all are as calm as the calmest one of it; a single calmest pixel is a pixel like the others."""
+    rng = np.random.default_rng(11)
+    maps = [rng.uniform(1, 2, (20, 20)).astype(np.float32) for _ in range(9)]
+    typical = np.median(np.stack(maps))
+    assert fit(maps).centre == pytest.approx(typical, rel=1e-6)
+    for each in maps:
+        each[:12] = each.min()
+    counted = np.median(np.concatenate([each[each > each.min()] for each in maps]))
+    assert fit(maps).centre == pytest.approx(counted, rel=1e-6)
+    pair = [np.array([[1, 1], [5, 9]], np.float32)] * 9
+    assert fit(pair).centre == 7  # two that are equally calm already do not count

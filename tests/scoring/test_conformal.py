@@ -46,6 +46,29 @@ def test_the_words_never_promise_more_than_the_rate():
     )  # 1 - 0.05 ** (1 / 9) = 0.2831...
 
 
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        (0.5, "1 in 2 good"),
+        (0.9, "90 % of good"),  # never "1 in 1"
+        (0.3, "30 % of good"),
+        (1 / 10.05, "1 in 10 good"),  # half a percent more than the rate
+        (1 / 10.2, "9.9 % of good"),
+        (0.0731, "7.4 % of good"),
+        (0.073, "7.3 % of good"),
+    ],
+)
+def test_a_rate_in_words_is_never_smaller_than_it_is(rate, words):
+    assert f"At most {words} parts" in conformal.Promise(rate, rate, None, 9, 9, 9).words(1.0)
+
+
+def test_just_enough_pictures_of_which_too_many_were_refused_are_not_called_too_few():
+    needed = conformal.pictures_needed(0.1)
+    assert "could not be judged" in conformal.promise(needed, 0.1, refused=1).words(1.0)
+    assert f"it needs {needed}" in conformal.promise(needed - 1, 0.1).words(1.0)
+    assert conformal.promise(needed, 0.1).is_kept
+
+
 @given(
     count=st.integers(1, 400),
     rate=st.floats(0.005, 0.5),
@@ -114,7 +137,9 @@ def test_resampling_keeps_the_promise_where_parts_are_refused(count, often, rate
     assert np.mean(excess) <= 4 * np.std(excess) / np.sqrt(len(excess))
 
 
-@pytest.mark.parametrize("bad", [(0, 0.1, None), (5, 0.0, None), (5, 1.0, None), (5, 0.1, 1.0)])
+@pytest.mark.parametrize(
+    "bad", [(0, 0.1, None), (5, 0.0, None), (5, 1.0, None), (5, 0.1, 0.0), (5, 0.1, 1.0)]
+)
 def test_nonsense_is_refused(bad):
     with pytest.raises(ValueError, match="need count"):
         conformal.promise(*bad)

@@ -210,6 +210,35 @@ def test_too_few_parts_and_older_files_are_said():
     assert (nothing.status, nothing.count, nothing.since) == ("too few", 0, None)
 
 
+def test_as_many_as_are_needed_are_compared():
+    rng = np.random.default_rng(11)
+    calibration = calibrated(rng.gamma(2, 1, 60))
+    for known, recent, compared in ((FEWEST, FEWEST, 7), (FEWEST - 1, FEWEST, 0), (FEWEST, FEWEST - 1, 0)):
+        conditions = [Condition.from_row(row) for row in rows(rng, recent)]
+        watch = DriftWatch(calibration, rows(rng, known), DriftSettings(window=FEWEST))
+        for number in range(FEWEST):
+            taken = conditions[number] if number < recent else None
+            watch.add(float(rng.uniform(0, 1)), taken, f"at {number}")
+        report = watch.report()
+        assert report.count == FEWEST
+        assert len(report.findings) == 3 + compared
+        stored = json.loads(json.dumps(watch.to_dict(), allow_nan=False))
+        again = DriftWatch.from_dict(stored, calibration, watch._conditions)
+        assert again.report() == report  # parts of which no condition is known are kept as such
+
+
+def test_parts_at_the_limit_are_no_rejects_and_the_usual_is_one_of_the_values():
+    calibration = calibrated(np.arange(1.0, 61.0))
+    at_limit = watched(calibration, NONE, [1.0] * 30, window=30, odd=0.0).report()
+    (rejects,) = [finding for finding in at_limit.findings if finding.name == "rejects"]
+    assert (rejects.recent, rejects.chance) == (0.0, 1.0)
+    above = watched(calibration, NONE, [np.nextafter(1, 2)] * 30, window=30, odd=0.0).report()
+    (rejects,) = [finding for finding in above.findings if finding.name == "rejects"]
+    assert rejects.recent == 30
+    scores = [finding for finding in at_limit.findings if finding.name == "scores"]
+    assert {finding.usual for finding in scores} == {np.sort(calibration.scores)[29]}
+
+
 def test_good_parts_that_could_not_be_judged_count_on_both_sides():
     rng = np.random.default_rng(8)
     calibration = calibrated(rng.gamma(2, 1, 90), rate=0.2, refused=10)
