@@ -163,6 +163,7 @@ def test_refused_pictures_join_the_old_ones_too():
         {"scale": -1.0},
         {"centre": float("inf")},
         {"threshold": None},
+        {"mask_share": []},
         {"refused": 1},
         {"refused": 0.0},
         {"promise": {"rank": 0}},

@@ -179,7 +179,7 @@ class Calibration:
             }
         )
         promise = own.promise
-        numbers = (*own.scores, own.centre, own.scale, own.threshold, own.pixel_threshold)
+        numbers = (*own.scores, own.centre, own.scale, own.threshold, own.pixel_threshold, own.mask_share)
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
             raise TypeError("the calibration holds something else than finite numbers")
         counts = (own.refused, promise.rank, promise.count, promise.needed)
