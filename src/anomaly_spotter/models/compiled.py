@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anomaly_spotter.errors import BundleError
 from anomaly_spotter.inputs.preprocess import from_network
 from anomaly_spotter.models.cells import enlarge, nearest
 from anomaly_spotter.models.engines import Session, open_session
@@ -62,6 +63,8 @@ class CompiledModel:
     def _nearest_normal(self, grid: NDArray[np.float32]) -> NDArray[np.uint8]:
         squares, patches = self._nearest(grid)
         found = nearest(squares, patches, (grid.shape[0], grid.shape[1]))
+        if "origins" not in self._arrays:
+            raise BundleError("the memory lacks 'origins'; use the original file")
         return self._exemplars.shown(*found, np.asarray(self._arrays["origins"], np.int64))
 
     @cached_property

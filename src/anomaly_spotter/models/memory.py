@@ -219,7 +219,12 @@ class MemoryModel:
         """Each place's cells to compare, in counts from its centre, cut to the range, ``[P, Q, d]``, and their squared norms ``[P, Q]``.
 
         The norms include what was cut off.
+
+        Raises:
+            BundleError: There are not as many places as cells.
         """
+        if not self._is_global and len(self.bank) != grid.shape[0] * grid.shape[1]:
+            raise BundleError("the memory is of a canvas of another size; use the original file")
         cells = (grid / self.step).round_()
         cells = cells[None].flatten(1, 2) if self._is_global else _around(cells)
         counts = cells - self._origin[:, None]
