@@ -30,7 +30,8 @@ RUN python -m venv /opt/spotter \
 FROM base AS training-packages
 COPY constraints.txt ./
 COPY --from=wheel /wheels /wheels
-# PyTorch first and by its pin: the plain version takes the CPU build.
+# PyTorch first and by its pin; PyTorch's own index of CPU builds as PIP_EXTRA_INDEX_URL saves the CUDA packages.
+ARG PIP_EXTRA_INDEX_URL
 RUN python -m venv /opt/spotter \
  && /opt/spotter/bin/pip install "$(grep '^torch==' constraints.txt)" \
  && /opt/spotter/bin/pip install --constraint constraints.txt "$(ls /wheels/*.whl)[train,backbones,runtime,track]"

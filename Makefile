@@ -15,7 +15,7 @@ help:  ## Show this list
 
 install: $(STAMP)  ## Create .venv and install (done by the other targets when needed)
 
-# torch first and alone: pinned in constraints.txt, it takes the CPU build and no CUDA packages.
+# torch first and alone, by its pin: a "+cpu" build of that version is preferred where pip finds one (PIP_EXTRA_INDEX_URL).
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"

@@ -132,6 +132,8 @@ def fit(
             f"{dataset.root}: no good training pictures with layout {dataset.layout}; add some or name another layout"
         )
     require("train", "training needs PyTorch", "torch")
+    if config.training.framework == "keras":
+        require("keras", "training in Keras needs it", "keras")
     leading = leads(config.training)
     if not leading:
         show_progress, progress, announce = False, None, None

@@ -16,6 +16,7 @@ import numpy as np
 from anomaly_spotter import provenance
 from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.errors import ConfigError, DatasetError, PictureError, SpotterError
+from anomaly_spotter.extras import require
 from anomaly_spotter.fitting import BATCH, judged
 from anomaly_spotter.inputs.condition import conditions_of
 from anomaly_spotter.inputs.layouts import Dataset, load_dataset
@@ -119,9 +120,14 @@ def extend(
     Raises:
         DatasetError: Unusable pictures, or none that is new and shows a part that can be judged.
         BundleError: The detector's file was written by a version that stored too little.
+        MissingExtraError: PyTorch is not installed, and the model learns.
+        ConfigError: PyTorch does not run the model, and the model learns.
     """
     tell, report = announce or (lambda _: None), progress or (lambda *_: None)
     learns = spotter.config.model.name != "unet"
+    if learns and not hasattr(spotter.model, "extended"):
+        require("train", "teaching a model needs PyTorch", "torch")
+        raise ConfigError("only PyTorch can teach a model; load it with engine='torch'")
     known = spotter.known.learned if learns else spotter.known.learned | spotter.known.calibrated
     fresh = _read(spotter, good, known, tell, report, skip_bad=skip_bad)
     rejected = _rejected(spotter, fresh, tell)
@@ -329,8 +335,6 @@ def _taught(spotter: Spotter, canvases: Canvases, report: Progress) -> tuple[Ins
         return spotter.model, partial(_raw_maps, spotter.model, canvases)
     from anomaly_spotter.models.grids import GoodGrids
 
-    if not hasattr(spotter.model, "extended"):
-        raise ConfigError("only PyTorch can teach a model; load it with engine='torch'")
     old, seed = cast("FeatureModel", spotter.model), spotter.config.training.seed
     grids = GoodGrids.of(old.features, canvases, seed, partial(report, "learning"))
     return old.extended(grids, spotter.config.model, seed)

@@ -24,7 +24,7 @@ from anomaly_spotter.errors import ConfigError, MissingExtraError, SpotterError
 from anomaly_spotter.files import write_json
 from anomaly_spotter.inputs.preprocess import Placement
 from anomaly_spotter.models.compiled import CompiledModel
-from anomaly_spotter.models.engines import ENGINES, EXACT, available, open_session, processors
+from anomaly_spotter.models.engines import ENGINES, EXACT, available, open_session, processors, require_engine
 from anomaly_spotter.models.graph import stages
 from anomaly_spotter.models.keras_import import keras_module
 from anomaly_spotter.scoring.decision import placed_map
@@ -90,8 +90,11 @@ class Parts:
 
 
 def fastest_installed() -> str:
-    """``auto`` where detectors can run without PyTorch, else ``torch``; the environment's choice before either."""
-    return os.environ.get(_ENVIRONMENT) or ("auto" if is_installed() else "torch")
+    """``auto`` where detectors can run without PyTorch, ``torch`` where only it is there; the environment's choice first.
+
+    With neither it is ``auto`` too: what is missing to inspect is an engine, which is smaller than PyTorch.
+    """
+    return os.environ.get(_ENVIRONMENT) or ("auto" if is_installed() or not _has_torch() else "torch")
 
 
 def uses_torch(engine: str | None) -> bool:
@@ -102,7 +105,11 @@ def uses_torch(engine: str | None) -> bool:
     """
     if engine is not None and engine not in CHOICES:
         raise ConfigError(f"no engine '{engine}'; choose one of {', '.join(CHOICES)}")
-    return engine == "torch" or (engine is None and importlib.util.find_spec("torch") is not None)
+    return engine == "torch" or (engine is None and _has_torch())
+
+
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
 
 
 def is_installed() -> bool:
@@ -130,6 +137,12 @@ def compiled(
         in_keras = keras_module("models.keras_detector")
         session = in_keras.KerasSession(in_keras.detector(parts.config.model, parts.canvas, parts.arrays))
         return CompiledModel(parts.config.model, parts.canvas, parts.arrays, {"network": session})
+    if engine != "auto":
+        require_engine(engine, f"the engine '{engine}'")
+    elif not is_installed():
+        raise MissingExtraError(
+            "no inference engine is installed: pip install 'anomaly-spotter[runtime]' (or [openvino], or [train])"
+        )
     graphs = stages(parts.config.model, parts.canvas, parts.arrays)
     if engine == "auto":
         engines = _remembered(identity, graphs) or _measured(
@@ -153,10 +166,6 @@ def _measured(
 ) -> dict[str, str]:
     """The fastest engine of each stage, among those that decide as the reference does."""
     installed = available()
-    if not installed:
-        raise MissingExtraError(
-            "no inference engine is installed: pip install 'anomaly-spotter[runtime]' (or [openvino], or [train])"
-        )
     announce("measuring once which engine is fastest for this model on this machine")
     probes = parts.probes()
     reference = next(name for name in installed if name in EXACT)

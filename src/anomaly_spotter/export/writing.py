@@ -21,13 +21,15 @@ from anomaly_spotter.export.graph import detector_graph
 from anomaly_spotter.export.parity import Parity, measure, probes
 from anomaly_spotter.exported import ARRAYS, DESCRIPTION, FORMAT, FORMAT_VERSION, read_export
 from anomaly_spotter.extras import needed
+from anomaly_spotter.models.engines import require_engine
 from anomaly_spotter.models.keras_files import ENGINES as KERAS_ENGINES
 from anomaly_spotter.spotter import Spotter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-FORMATS = ("onnx", "openvino", *keras.MODELS)
+_ENGINES = {"onnx": "onnxruntime", "openvino": "openvino"}
+FORMATS = (*_ENGINES, *keras.MODELS)
 PRECISIONS = ("fp32", "bf16", "int8")
 _EXAMPLES = ("inspect_part.py", "inspect_part.cpp", "InspectPart.cs")
 
@@ -77,6 +79,8 @@ def export(
         PictureError: A picture cannot be read.
     """
     _check(to, precision, folder)
+    if to not in keras.MODELS:  # those say so themselves
+        require_engine(_ENGINES[to], f"exporting to {to}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
@@ -153,8 +157,8 @@ def _write_model(spotter: Spotter, folder: Path, to: str, precision: str) -> Pat
         onnx.save(graph, str(path))
     if to == "onnx":
         return path
-    with needed("openvino", "OpenVINO is not installed", "openvino"):
-        import openvino
+    import openvino
+
     model = openvino.Core().read_model(path.read_bytes())
     for name, value in metadata.items():
         model.set_rt_info(value, [name])
@@ -238,7 +242,7 @@ def _files(folder: Path, model: Path) -> list[str]:
 def _engine(model: Path, to: str, precision: str) -> str:
     if to in keras.MODELS:
         return KERAS_ENGINES[model.name]
-    return "onnxruntime" if to == "onnx" else ("openvino-bf16" if precision == "bf16" else "openvino")
+    return "openvino-bf16" if precision == "bf16" else _ENGINES[to]
 
 
 def _write_examples(folder: Path, model: Path) -> None:

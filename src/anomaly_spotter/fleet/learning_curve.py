@@ -19,6 +19,7 @@ import numpy as np
 
 from anomaly_spotter import provenance
 from anomaly_spotter.errors import ConfigError, DatasetError, PictureError
+from anomaly_spotter.extras import require
 from anomaly_spotter.files import write_json
 from anomaly_spotter.inputs.store import read_ahead
 from anomaly_spotter.inputs.synthetic import SMALLEST_SIDE, corrupt
@@ -85,6 +86,7 @@ def learning_curve(
     Raises:
         ConfigError: No size or repeat, or one below 1.
         DatasetError: No good pictures, or no size could be measured.
+        MissingExtraError: PyTorch is not installed.
         SpotterError: A file cannot be written.
     """
     if not sizes or min(sizes) < 1 or repeats < 1:
@@ -94,6 +96,7 @@ def learning_curve(
     if not dataset.train:
         raise DatasetError(f"{dataset.root}: no good training pictures with layout {dataset.layout}")
     count = len(dataset.train)
+    require("train", "a learning curve trains, which needs PyTorch", "torch")
     plan = [
         (size, repeat)
         for size in sorted({min(size, count) for size in sizes})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from anomaly_spotter.errors import BundleError, ConfigError
-from anomaly_spotter.extras import needed
+from anomaly_spotter.extras import needed, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +27,7 @@ ENGINES = (*EXACT, "openvino-bf16")
 """All of them; the last computes convolutions and products in bfloat16 where the processor has it."""
 
 _PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "openvino-bf16": "openvino"}
+_EXTRAS = {"onnxruntime": "runtime", "openvino": "openvino", "openvino-bf16": "openvino"}
 
 
 class Session(Protocol):
@@ -40,6 +41,20 @@ class Session(Protocol):
 def available() -> list[str]:
     """The engines that are installed, by name."""
     return [name for name in ENGINES if importlib.util.find_spec(_PACKAGES[name]) is not None]
+
+
+def require_engine(engine: str, purpose: str) -> None:
+    """See that one of :data:`ENGINES` is installed, with onnx, which its graphs are built with.
+
+    Args:
+        engine: Which.
+        purpose: What needs it, for the message.
+
+    Raises:
+        MissingExtraError: One of them is not installed.
+    """
+    package = _PACKAGES[engine]
+    require(_EXTRAS[engine], f"{purpose} needs onnx and {package}", "onnx", package)
 
 
 def open_session(graph: bytes, engine: str, weights: bytes | None = None) -> Session:
@@ -58,8 +73,7 @@ def open_session(graph: bytes, engine: str, weights: bytes | None = None) -> Ses
     if engine not in _PACKAGES:
         raise ConfigError(f"no engine '{engine}'; choose one of {', '.join(ENGINES)}")
     package = _PACKAGES[engine]
-    extra = "openvino" if package == "openvino" else "runtime"
-    with needed(extra, f"the engine '{engine}' needs {package}", package):
+    with needed(_EXTRAS[engine], f"the engine '{engine}' needs {package}", package):
         module = importlib.import_module(package)
     with _clear_errors(engine):
         if package == "onnxruntime":

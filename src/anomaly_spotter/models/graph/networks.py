@@ -82,9 +82,7 @@ def add_unet(
     picture = graph("Sub", graph("Div", levels, np.array(127.5, np.float32)), np.array(1.0, np.float32))
     seen = picture if not config.reference else graph("Concat", picture, _f32(own["reference"]), axis=1)
     folded = seen if config.stem == 1 else graph("SpaceToDepth", seen, blocksize=config.stem)
-    if config.stem > 1:  # SpaceToDepth puts the channel last, pixel_unshuffle first
-        channels = _channels_seen(arrays, config)
-        folded = graph("Gather", folded, _unshuffled(channels, config.stem), axis=1)
+    own["encode0.0.weight"] = _as_folded(own["encode0.0.weight"], config.stem)
 
     def join(below: str, skip: str, level: int) -> str:
         up = _add_doubled(graph, below)
@@ -113,11 +111,6 @@ def add_unet(
         head = _add_head(graph, both, own, "segment", norm=config.batch_norm)
         marked = _add_unfolded(graph, head, config.stem)
     return restored, marked, expected, picture
-
-
-def _channels_seen(arrays: Arrays, config: ModelConfig) -> int:
-    """How many channels the U-Net sees, the reference included."""
-    return int(arrays["network.encode0.0.weight"].shape[1]) // config.stem**2
 
 
 def _add_backbone(graph: Graph, padded: str, size: tuple[int, int], name: str, arrays: Arrays) -> list[str]:
@@ -215,10 +208,13 @@ def _add_to_grid(graph: Graph, x: str, stem: int) -> str:
     return graph("AveragePool", x, kernel_shape=[shrink, shrink], strides=[shrink, shrink])
 
 
-def _unshuffled(channels: int, stem: int) -> NDArray[np.int64]:
-    """For each channel as ``pixel_unshuffle`` orders them, which one SpaceToDepth put there."""
-    order = np.arange(channels * stem**2).reshape(stem**2, channels)
-    return np.ascontiguousarray(order.T).ravel()
+def _as_folded(weight: NDArray[np.generic], stem: int) -> NDArray[np.generic]:
+    """The weights ``[out, in, 3, 3]`` behind ``pixel_unshuffle``, which puts the channel first, behind SpaceToDepth.
+
+    A Gather of the channels would do the same, but OpenVINO (2026.4) moves it into the weights the wrong way round.
+    """
+    out, channels, *kernel = weight.shape
+    return weight.reshape(out, -1, stem**2, *kernel).swapaxes(1, 2).reshape(out, channels, *kernel)
 
 
 def _add_unfolded(graph: Graph, x: str, stem: int) -> str:
