@@ -126,9 +126,12 @@ def test_a_larger_memory_only_comes_nearer(memory, parts):
 def test_corrected_false_alarms_are_learned(fitted, parts, name, places):
     old = fitted[name, places]
     told: list[str] = []
-    assert (scores(old, parts["more_spots"]) > 1).all()
+    before = scores(old, parts["more_spots"])
     new = old.extend(parts["spots"], announce=told.append)
-    assert (scores(new, parts["more_spots"]) <= 1).sum() >= 3  # one in ten may still be rejected
+    after = scores(new, parts["more_spots"])
+    assert (before > 6).all()
+    assert after.max() < 1.05  # one in ten may be rejected: the limit lies among the scores of those learned
+    assert (after <= 1).sum() >= 2
     assert (scores(new, parts["bars"]) > 1).all()
     change = new.provenance["changes"][-1]
     assert len(change["rejected_before"]) == change["pictures"] == 6

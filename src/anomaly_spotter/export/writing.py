@@ -131,8 +131,7 @@ def _write_model(spotter: Spotter, folder: Path, to: str, precision: str) -> Pat
     if to in keras.MODELS:
         size = (spotter.preprocessor.height, spotter.preprocessor.width, spotter.preprocessor.channels)
         return keras.write_network(spotter.config.model, size, spotter.model.state(), folder, to)
-    with needed("runtime", "exporting needs onnx", "onnx"):
-        import onnx
+    import onnx
 
     metadata = {
         "anomaly_spotter": json.dumps(
