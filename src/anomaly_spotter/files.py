@@ -44,12 +44,12 @@ def write_atomic(path: Path, data: bytes) -> Path:
 
 
 def clear_parts(folder: Path) -> None:
-    """Remove what writers that were killed half way left in ``folder``; call it where no other process writes there.
+    """Remove what writers that were killed half way left in or below ``folder``; call it where no other process writes.
 
     Raises:
         OSError: A file cannot be removed.
     """
-    for part in folder.glob(".*.part"):
+    for part in folder.rglob(".*.part"):
         part.unlink(missing_ok=True)
 
 

@@ -6,6 +6,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from anomaly_spotter.errors import ConfigError
+from anomaly_spotter.files import clear_parts
 from anomaly_spotter.service.accounts import Accounts
 from anomaly_spotter.service.audit import AuditLog
 from anomaly_spotter.service.database import Database
@@ -48,6 +49,7 @@ class Station:
 
     def __init__(self, settings: StationSettings) -> None:
         self.settings = settings
+        clear_parts(settings.data)  # of a station that was killed
         self.database = Database(settings.database_url)
         self.models = Registry(settings)
         self.pictures = PictureStore(settings.data / "pictures", settings.limits.free_bytes)
