@@ -62,7 +62,7 @@ class MemoryModel:
     ) -> None:
         self.features, self.origins, self.exemplars = features, origins, exemplars
         self.bank, self.centre, self.step = bank, centre, step
-        self._origin = (centre / step).round()  # [P, d]
+        self._middle = _whole(centre, step)  # [P, d]
         # Whole numbers below 2^24 throughout, so float32 is exact.
         patches = bank.float()
         self._half_norms = (patches.square().sum(dim=2) / 2).ceil()  # [P, K]
@@ -90,11 +90,12 @@ class MemoryModel:
             patches = good.grids[torch.from_numpy(owners)].flatten(1, 2).transpose(0, 1).float()
         centre = patches.mean(dim=1)
         step = _step(patches - centre[:, None], rng)
-        centre = (centre / step).round() * step
-        bank = _counts(patches, centre, step)
+        middle = _whole(centre, step)
+        bank = _counts(patches, middle, step)
         used, exemplar = np.unique(owners, return_inverse=True)
         exemplars = Exemplars.collect((good.canvases[index] for index in good.members[used]), len(used))
-        model = cls(good.features, bank, centre, step, np.stack([exemplar, cells], axis=1), exemplars)
+        origins = np.stack([exemplar, cells], axis=1)
+        model = cls(good.features, bank, middle * step, step, origins, exemplars)
         return model, partial(good.left_out, partial(model._left_out_map, owners))
 
     @torch.inference_mode()
@@ -115,7 +116,7 @@ class MemoryModel:
             taken, kept = _shares(len(good.grids), self.bank.shape[1], max(room, self.bank.shape[1]), rng)
             owners, cells = taken, np.full(len(taken), -1)
             fresh = good.grids[torch.from_numpy(taken)].flatten(1, 2).transpose(0, 1).float()
-        joining = _counts(fresh, self.centre, self.step)
+        joining = _counts(fresh, self._middle, self.step)
         bank = torch.cat([self.bank[:, torch.from_numpy(kept)], joining], dim=1)
         used_old, old = np.unique(self.origins[kept, 0], return_inverse=True)
         used_new, new = np.unique(owners, return_inverse=True)
@@ -225,9 +226,9 @@ class MemoryModel:
         """
         if not self._is_global and len(self.bank) != grid.shape[0] * grid.shape[1]:
             raise BundleError("the memory is of a canvas of another size; use the original file")
-        cells = (grid / self.step).round_()
+        cells = _whole(grid, self.step)
         cells = cells[None].flatten(1, 2) if self._is_global else _around(cells)
-        counts = cells - self._origin[:, None]
+        counts = cells - self._middle[:, None]
         queries = counts.clamp(-RANGE, RANGE)
         beyond = (counts - queries).square_().sum(dim=2)
         return queries, queries.square().sum(dim=2).add_(beyond)
@@ -282,10 +283,14 @@ def _shares(
     return np.sort(rng.permutation(new)[:taken]), np.sort(rng.permutation(old)[:kept])
 
 
-def _counts(patches: Tensor, centre: Tensor, step: Tensor) -> Tensor:
-    """``[P, K, d]`` from each place's centre, as whole numbers in the range."""
-    counts = (patches / step).round_() - (centre / step).round_()[:, None]
-    return counts.clamp_(-RANGE, RANGE).to(torch.int8)
+def _whole(values: Tensor, step: Tensor) -> Tensor:
+    """Values in whole steps."""
+    return (values / step).round_()
+
+
+def _counts(patches: Tensor, middle: Tensor, step: Tensor) -> Tensor:
+    """``[P, K, d]`` from the middle of each place, which is in steps, as whole numbers in the range."""
+    return _whole(patches, step).sub_(middle[:, None]).clamp_(-RANGE, RANGE).to(torch.int8)
 
 
 def _step(centred: Tensor, rng: np.random.Generator) -> Tensor:
