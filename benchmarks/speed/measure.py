@@ -22,10 +22,11 @@ import numpy as np
 import onnx
 
 from anomaly_spotter import Spotter, SpotterConfig, provenance
+from anomaly_spotter.files import write_json
 from anomaly_spotter.inputs.decode import read_picture
 from anomaly_spotter.inputs.sample.writer import write_sample
 from anomaly_spotter.models.engines import EXACT, available, open_session, processors
-from anomaly_spotter.models.graph import stages
+from anomaly_spotter.models.graph import Stage, stages
 from anomaly_spotter.scoring.decision import Judge
 
 SIDE = 512
@@ -66,31 +67,37 @@ def roofline(spotter: Spotter, picture: Path, machine: dict[str, float]) -> dict
     preprocessor = spotter.preprocessor
     pixels = read_picture(picture).pixels
     values = np.ascontiguousarray(preprocessor.prepare(pixels, preprocessor.place(pixels)))
-    canvas = (preprocessor.height, preprocessor.width, preprocessor.channels)
     rows: dict[str, Any] = {}
-    for stage in stages(spotter.config.model, canvas, spotter.model.state()):
+    for stage in graphs(spotter):
         operations, constants = work(stage.model)
         rows[stage.name] = {
             "gflop": round(float(operations) / 1e9, 3),
             "constants_mb": round(constants / 2**20, 1),
         }
         outputs = None
-        for engine in available():
-            if engine not in EXACT and (stage.is_exact or not has_bf16(machine)):
+        for engine in installed(machine):
+            if stage.is_exact and engine not in EXACT:
                 continue
             session = open_session(stage.model.SerializeToString(), engine)
             ms = float(np.median(timed(lambda each, own=session: own(each), [values] * 25)[5:]))
-            rate = "conv_bf16_gflops" if engine.endswith("bf16") else "conv_fp32_gflops"
-            bound = bound_ms(operations, constants, machine, rate)
+            bound = bound_ms(operations, constants, machine, bf16=engine not in EXACT)
             rows[stage.name][engine] = {"ms": round(ms, 2), "share_of_limit": round(bound / ms, 2)}
             outputs = session(values)[0].copy() if outputs is None else outputs
         values = outputs
     return rows
 
 
-def has_bf16(machine: dict[str, float]) -> bool:
-    """Without instructions for it OpenVINO computes in float32, and PyTorch many times slower."""
-    return machine["conv_bf16_gflops"] > machine["conv_fp32_gflops"]
+def installed(machine: dict[str, float]) -> list[str]:
+    """The engines that differ here: on a processor without instructions for bf16, OpenVINO takes float32 instead."""
+    has_bf16 = machine["conv_bf16_gflops"] > machine["conv_fp32_gflops"]
+    return [engine for engine in available() if engine in EXACT or has_bf16]
+
+
+def graphs(spotter: Spotter) -> list[Stage]:
+    """The stages of the detector's model."""
+    preprocessor = spotter.preprocessor
+    canvas = (preprocessor.height, preprocessor.width, preprocessor.channels)
+    return stages(spotter.config.model, canvas, spotter.model.state())
 
 
 def stages_ms(spotter: Spotter, test: list[Path]) -> dict[str, float]:
@@ -116,17 +123,17 @@ def stages_ms(spotter: Spotter, test: list[Path]) -> dict[str, float]:
 
 def limit_ms(spotter: Spotter, machine: dict[str, float]) -> float:
     """What the model would take for one picture if every stage ran at the machine's limit in float32."""
-    preprocessor = spotter.preprocessor
-    canvas = (preprocessor.height, preprocessor.width, preprocessor.channels)
-    return sum(
-        bound_ms(*work(stage.model), machine, "conv_fp32_gflops")
-        for stage in stages(spotter.config.model, canvas, spotter.model.state())
-    )
+    return sum(bound_ms(*work(stage.model), machine) for stage in graphs(spotter))
 
 
-def bound_ms(operations: float, constants: float, machine: dict[str, float], rate: str) -> float:
+def bound_ms(operations: float, constants: float, machine: dict[str, float], *, bf16: bool = False) -> float:
     """The longer of computing and of reading every constant once."""
-    return 1e3 * max(operations / 1e9 / machine[rate], constants / 1e9 / machine["read_gb_per_s"])
+    return 1e3 * max(operations / 1e9 / rate(machine, bf16), constants / 1e9 / machine["read_gb_per_s"])
+
+
+def rate(machine: dict[str, float], bf16: bool) -> float:
+    """GFLOP/s of convolutions at best."""
+    return machine["conv_bf16_gflops" if bf16 else "conv_fp32_gflops"]
 
 
 def work(model: onnx.ModelProto) -> tuple[float, float]:
@@ -152,8 +159,8 @@ def single(good: Path, test: list[Path], folder: Path, machine: dict[str, float]
     for name, (preset, settings) in DETECTORS.items():
         config = SpotterConfig.load(preset, None, [*settings, "calibration.false_reject_rate=0.05"])
         bundle = Spotter.fit(good, config=config).save(folder / f"{len(found)}.spot")
-        installed = [engine for engine in available() if engine in EXACT or has_bf16(machine)]
-        engines = {engine: Spotter.load(bundle, engine=engine) for engine in ("torch", *installed, "auto")}
+        names = ("torch", *installed(machine), "auto")
+        engines = {engine: Spotter.load(bundle, engine=engine) for engine in names}
         times: dict[str, list[float]] = {engine: [] for engine in engines}
         for round_ in range(4):
             for engine, spotter in engines.items():
@@ -329,14 +336,10 @@ def training(machine: dict[str, float]) -> dict[str, Any]:
         command = [sys.executable, script, "--preset", "unet", "--rounds", "2", "--json", result]
         subprocess.run(command, check=True)
         found: dict[str, Any] = json.loads(result.read_text())
+    gflop = found["gflop_per_picture"]
     found["share_of_limit"] = {
         preset: {
-            name: round(
-                speed
-                * found["gflop_per_picture"][preset]
-                / machine["conv_bf16_gflops" if name.startswith("bf16") else "conv_fp32_gflops"],
-                2,
-            )
+            name: round(speed * gflop[preset] / rate(machine, bf16=name.startswith("bf16")), 2)
             for name, speed in speeds.items()
         }
         for preset, speeds in found["presets"].items()
@@ -476,18 +479,18 @@ def main() -> None:
         if "single" in parts:
             found["single"] = single(good, test, folder, found["limits"])
             found["cold_start_s"] = cold(test, folder)
-        target.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(target, found)
         if arguments.anomalib_python is not None:
             found["anomalib_padim_ms"] = peer(arguments.anomalib_python, good, test, folder)
-        target.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(target, found)
         if "batch" in parts:
             found["batch"] = batch(good, test, folder, (1000 // few, 10_000 // few), found["limits"])
-        target.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(target, found)
         if "fit" in parts:
             found["fit"] = fit(good, folder, (100, 1000, 10_000 // few), found["limits"])
         if "training" in parts:
             found["training"] = training(found["limits"])
-    target.write_text(json.dumps(found, indent=2) + "\n")
+    write_json(target, found)
     draw(found, arguments.out)
     print(target)
 
