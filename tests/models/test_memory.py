@@ -129,9 +129,9 @@ def test_leaving_a_picture_out_nearly_equals_starting_anew_without_it(settings):
         others = GoodGrids.fit(pictures[:index] + pictures[index + 1 :], settings, seed=0)
         refitted, _ = MemoryModel.fit(others, settings, seed=0)
         expected = refitted.anomaly_maps(pictures[index][None])[0][0]
-        assert (
-            np.abs(own_map - expected).mean() < 0.2 * expected.mean()
-        )  # an outlier makes counts coarse here
+        # Of the few patches of the texture an outlier sets the scale, which makes counts coarse.
+        share = 0.2 if settings is GLOBAL else 0.1
+        assert np.abs(own_map - expected).mean() < share * expected.mean()
 
 
 @BOTH

@@ -292,9 +292,8 @@ def test_a_crash_loses_nothing_that_was_acknowledged(settings: StationSettings) 
             list(pool.map(inspect, range(60)))
         assert server.wait(60) != 0
     assert len(acknowledged) >= 20
-    half = (
-        settings.data / "pictures/00/.0123456789abcdef.part"
-    )  # as a file may be left that was being written
+    # As a file may be left that was being written.
+    half = settings.data / "pictures/00/.0123456789abcdef.part"
     half.parent.mkdir(parents=True, exist_ok=True)
     half.write_bytes(b"half")
     epochs = len([e for e in _diary(settings, job) if e["event"] == "epoch"])
