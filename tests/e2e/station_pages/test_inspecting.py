@@ -57,6 +57,7 @@ def test_a_dropped_defect_is_called_shown_corrected_and_found_again(site, opens,
     assert transform(page) == whole
 
     page.get_by_role("link", name="Correct this verdict").click()
+    page.wait_for_url("**/history/*#review")  # with its scripts
     page.locator(".choice", has_text="OK").click()
     page.get_by_label("Note").fill("only a shadow <b>")
     page.get_by_role("button", name="Save").click()
@@ -183,8 +184,10 @@ def test_it_works_by_keyboard_alone(site, opens, expect):
         if link.evaluate("element => element === document.activeElement"):
             break
     page.keyboard.press("Enter")
-    expect(page.locator("#review")).to_be_visible()
-    page.locator("#review input[value=DEFECT]").focus()
+    page.wait_for_url("**/history/*#review")
+    expect(page.locator("#review")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#review input[value=DEFECT]")).to_be_focused()
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#review input[value=OK]")).to_be_checked()
     page.keyboard.press("Tab")
