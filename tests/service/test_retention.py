@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from anomaly_spotter.service import pictures
+from anomaly_spotter.service import disk
 from anomaly_spotter.service.settings import Limits
 from tests.service.conftest import PATIENCE, Live, png, process, running, until
 
@@ -146,7 +146,7 @@ def test_a_disk_is_not_filled_to_its_end(settings: StationSettings, monkeypatch:
     with running(kept(settings, limits=Limits(free_bytes=1000))) as live:
         live.inspect(png(1))
         usage = type("Usage", (), {"total": 100_000, "used": 99_001, "free": 999})
-        monkeypatch.setattr(pictures.shutil, "disk_usage", lambda _: usage)
+        monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
         before = files(settings)
         answer = live.client.post(
             "/api/v1/inspections", content=png(2), headers={"content-type": "image/png"}

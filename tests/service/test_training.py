@@ -13,6 +13,7 @@ import pytest
 
 from anomaly_spotter.bundle import read_manifest
 from anomaly_spotter.errors import DatasetError
+from anomaly_spotter.service import disk
 from anomaly_spotter.service.datasets import Datasets, TooLargeError, UnknownDatasetError
 from anomaly_spotter.service.settings import Limits, StationSettings
 from tests.conftest import TINY
@@ -158,6 +159,36 @@ def train(live: Live, dataset: str, **more: Any) -> dict[str, Any]:
     answer = live.client.post("/api/v1/jobs", json=asked)
     assert answer.status_code == 202, answer.text
     return answer.json()
+
+
+def test_a_nearly_full_disk_takes_no_data_set_job_or_model(
+    settings: StationSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"total": 10**9, "used": 0, "free": 10**9})
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage)
+    own = next(settings.models.iterdir())
+    with running(settings.model_copy(update={"limits": Limits(free_bytes=1000)})) as live:
+        dataset = upload(live, good(3))
+        usage.free = 1500  # room for 500 bytes more
+        packed = {"content": archive(good(3)), "headers": {"content-type": "application/zip"}}
+        parts = {"files": [("files", ("a.png", png(1), "image/png"))]}
+        model = {"content": own.read_bytes(), "headers": {"content-type": "application/octet-stream"}}
+        asked: dict[str, dict[str, Any]] = {
+            "datasets?name=a": packed,
+            "datasets?name=b": parts,
+            "models?name=c": model,
+        }
+        for address, how in asked.items():
+            answer = live.client.post(f"/api/v1/{address}", **how)
+            assert (answer.status_code, "which may take 500 more" in answer.json()["detail"]) == (507, True)
+        usage.free = 999
+        answer = live.client.post("/api/v1/jobs", json={"name": "d", "dataset": dataset})
+        assert (answer.status_code, "no model is made" in answer.json()["detail"]) == (507, True)
+        assert [each["id"] for each in live.client.get("/api/v1/datasets").json()] == [dataset]
+        assert live.client.get("/api/v1/jobs").json() == []
+        assert list(settings.models.iterdir()) == [own]
+        usage.free = 10**9
+        assert live.client.post("/api/v1/datasets?name=b", **parts).status_code == 201
 
 
 def events(live: Live, job: str, after: int = 0) -> list[tuple[str, dict[str, Any]]]:

@@ -23,6 +23,7 @@ from anomaly_spotter.files import safe_name, write_json
 from anomaly_spotter.inputs.decode import PICTURE_SUFFIXES
 from anomaly_spotter.inputs.layouts import find_categories, load_dataset
 from anomaly_spotter.service.database import new_id
+from anomaly_spotter.service.disk import Disk
 from anomaly_spotter.service.folders import Folders
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Datasets:
     def __init__(self, settings: StationSettings) -> None:
         self._folders = Folders(settings.data / "datasets", _META, "data set", UnknownDatasetError)
         self._server, self._limits = settings.datasets, settings.limits
+        self._disk = Disk(self._folders.root, settings.limits.free_bytes)
         for unfinished in self._folders.root.glob(".*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -83,6 +85,7 @@ class Datasets:
         Raises:
             DatasetError: It is no zip file, damaged, leads out of its folder, or holds no pictures.
             TooLargeError: It holds too many files, or would unpack to too much.
+            StorageError: The disk would be too full.
         """
         try:
             with zipfile.ZipFile(archive) as packed:
@@ -98,12 +101,16 @@ class Datasets:
 
         Raises:
             DatasetError: There are none.
+            StorageError: The disk would be too full.
         """
+        total = sum(source.seek(0, os.SEEK_END) for _, source in files)
+        self._disk.require(total, "the pictures are not kept; free some space")
 
         def write(folder: Path) -> None:
             for number, (sent, source) in enumerate(files):
                 suffix = PurePosixPath(sent or "").suffix.lower()
                 if suffix in PICTURE_SUFFIXES:
+                    source.seek(0)
                     target = folder / f"{number:05}_{safe_name(PurePosixPath(sent or '').stem)[:100]}{suffix}"
                     with target.open("wb") as file:
                         shutil.copyfileobj(source, file)
@@ -261,10 +268,7 @@ class Datasets:
             if target in members:
                 raise DatasetError(f"the archive holds {entry.filename[:60]} twice; pack it again")
             members[target] = entry
-        if total > shutil.disk_usage(self._folders.root).free:
-            raise SpotterError(
-                f"the archive unpacks to {total} bytes, more than the disk has left; free some space"
-            )
+        self._disk.require(total, "the archive is not unpacked; free some space")
         return tuple((entry, target) for target, entry in members.items())
 
     def _unpack(

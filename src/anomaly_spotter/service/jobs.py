@@ -22,6 +22,7 @@ from anomaly_spotter.config import SpotterConfig
 from anomaly_spotter.errors import ConfigError, SpotterError
 from anomaly_spotter.files import write_atomic, write_json
 from anomaly_spotter.service.database import new_id
+from anomaly_spotter.service.disk import Disk
 from anomaly_spotter.service.folders import Folders
 from anomaly_spotter.service.history import Query
 from anomaly_spotter.service.pictures import media_type
@@ -130,6 +131,7 @@ class Jobs:
         audit: AuditLog,
     ) -> None:
         self._folders = Folders(settings.data / "jobs", _STATE, "job", UnknownJobError)
+        self._disk = Disk(self._folders.root, settings.limits.free_bytes)
         self._engine = settings.engine
         self._registry, self._datasets, self._history = registry, datasets, history
         self._pictures, self._audit = pictures, audit
@@ -157,6 +159,7 @@ class Jobs:
             ConfigError: An unknown preset or setting, or one that names a file.
             DatasetError: There are no such pictures.
             QueueFullError: Too many jobs wait.
+            StorageError: The disk is nearly full.
             SpotterError: The name cannot be used for a model.
         """
         require_name(order.name)
@@ -185,6 +188,7 @@ class Jobs:
             UnknownModelError: There is no such model.
             JobStateError: There are too few confirmed good parts.
             QueueFullError: Too many jobs wait.
+            StorageError: The disk is nearly full.
             SpotterError: The model holds several products and none is named.
         """
         self._registry.detector(model).spotter(product)
@@ -244,6 +248,7 @@ class Jobs:
             UnknownJobError: There is none.
             JobStateError: It has not ended, or it is done.
             QueueFullError: Too many jobs wait.
+            StorageError: The disk is nearly full.
         """
         with self._lock:
             job = self.get(identifier)
@@ -313,6 +318,7 @@ class Jobs:
     def _require_room(self) -> None:
         if self._queue.qsize() >= self._most:
             raise QueueFullError(f"{self._most} jobs wait already; let some of them end first")
+        self._disk.require(0, "no model is made; free some space")
 
     def _work(self) -> None:
         while (identifier := self._queue.get()) is not None and not self._closing.is_set():

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
@@ -23,6 +22,7 @@ from anomaly_spotter.files import write_atomic
 from anomaly_spotter.inputs.decode import decode_bytes
 from anomaly_spotter.inputs.preprocess import to_rgb
 from anomaly_spotter.scoring.inspection import Inspection, Region, Verdict
+from anomaly_spotter.service.disk import StorageError
 from anomaly_spotter.views.files import encode_picture
 from anomaly_spotter.views.heatmap import colour, unit_scale
 from anomaly_spotter.views.overlay import mask_picture, overlay
@@ -33,17 +33,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from anomaly_spotter.service.disk import Disk
     from anomaly_spotter.service.records import Record
 
 View = Literal["picture", "heatmap", "overlay", "mask", "normal", "thumbnail"]
 VIEWS: tuple[View, ...] = get_args(View)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_RESERVE = 0.05  # of a disk is left free at most, however small it is
 _THUMBNAIL = 256  # pixels of the longer side
-
-
-class StorageError(SpotterError):
-    """The disk does not take what is to be kept."""
 
 
 class PictureGoneError(SpotterError):
@@ -70,11 +66,11 @@ class PictureStore:
 
     Args:
         folder: Where they are; made if it is missing.
-        reserve: Bytes of the disk that pictures leave free, for the database and for whatever else is there.
+        disk: Where that is.
     """
 
-    def __init__(self, folder: Path, reserve: int = 0) -> None:
-        self.folder, self._reserve = folder, reserve
+    def __init__(self, folder: Path, disk: Disk) -> None:
+        self.folder, self._disk = folder, disk
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -96,22 +92,16 @@ class PictureStore:
             raise StorageError(str(error)) from None
         return digest
 
-    def room(self) -> int:
-        """Bytes that pictures may still take; negative where the disk is fuller than it should be."""
-        disk = shutil.disk_usage(self.folder)
-        return disk.free - min(self._reserve, int(disk.total * _RESERVE))
-
     def require_room(self) -> None:
         """See that another picture can be kept.
 
         Raises:
             StorageError: The disk is nearly full.
         """
-        if self.room() < 0:
-            raise StorageError(
-                "the disk is nearly full, so nothing more is inspected; free some space, or let old pictures go by "
-                "'serve --keep-pictures DAYS'"
-            )
+        self._disk.require(
+            0,
+            "nothing more is inspected; free some space, or let old pictures go by 'serve --keep-pictures DAYS'",
+        )
 
     def get(self, digest: str) -> bytes:
         """A kept file.

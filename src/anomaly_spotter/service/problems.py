@@ -119,10 +119,11 @@ def _meanings() -> dict[type[SpotterError], tuple[int, str]]:
     from anomaly_spotter.service.database import DatabaseAwayError
     from anomaly_spotter.service.datasets import TooLargeError, UnknownDatasetError
     from anomaly_spotter.service.detectors import UnknownProductError
+    from anomaly_spotter.service.disk import StorageError
     from anomaly_spotter.service.history import UnknownInspectionError
     from anomaly_spotter.service.inspecting import BusyError, KeyReusedError
     from anomaly_spotter.service.jobs import JobStateError, QueueFullError, UnknownJobError
-    from anomaly_spotter.service.pictures import PictureGoneError, StorageError
+    from anomaly_spotter.service.pictures import PictureGoneError
     from anomaly_spotter.service.registry import ModelInUseError, UnknownModelError
 
     return {

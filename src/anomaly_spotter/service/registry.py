@@ -21,6 +21,7 @@ from anomaly_spotter.files import write_json
 from anomaly_spotter.scoring.calibration import Calibration
 from anomaly_spotter.scoring.conformal import Promise, held_out_share
 from anomaly_spotter.service.detectors import Detector
+from anomaly_spotter.service.disk import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,6 +95,7 @@ class Registry:
         self._folder, self._engine = settings.models, settings.engine
         self._most, self._marker = settings.loaded_models, settings.data / "active.json"
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._disk = Disk(self._folder, settings.limits.free_bytes)
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._loaded: OrderedDict[str, tuple[tuple[int, int], Detector]] = OrderedDict()
@@ -160,10 +162,12 @@ class Registry:
 
         Raises:
             BundleError: It is no model that this station can run.
+            StorageError: The disk would be too full.
             SpotterError: The name cannot be used, or the file cannot be written.
         """
         require_name(name)
         Detector(name, file, self._engine)
+        self._disk.require(file.stat().st_size, "the model is not kept; free some space")
         with self._lock:
             target = self._folder / f"{name}{SUFFIX}"
             if target.exists():

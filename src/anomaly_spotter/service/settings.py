@@ -24,7 +24,7 @@ class Limits(BaseModel):
         unpacked_bytes: What an archive may unpack to.
         compression: How many times larger than packed a file in an archive may be, at most.
         jobs: Jobs that may wait.
-        free_bytes: Space on the disk that pictures leave free, or 5 % of it where that is less.
+        free_bytes: Space on the disk that pictures, data sets and training leave free, or 5 % of it where that is less.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -11,6 +11,7 @@ from anomaly_spotter.service.accounts import Accounts
 from anomaly_spotter.service.audit import AuditLog
 from anomaly_spotter.service.database import Database
 from anomaly_spotter.service.datasets import Datasets
+from anomaly_spotter.service.disk import Disk
 from anomaly_spotter.service.drifting import DriftMonitor
 from anomaly_spotter.service.history import History
 from anomaly_spotter.service.inspecting import Inspector
@@ -52,7 +53,8 @@ class Station:
         clear_parts(settings.data)  # of a station that was killed
         self.database = Database(settings.database_url)
         self.models = Registry(settings)
-        self.pictures = PictureStore(settings.data / "pictures", settings.limits.free_bytes)
+        disk = Disk(settings.data, settings.limits.free_bytes)
+        self.pictures = PictureStore(settings.data / "pictures", disk)
         self.spool = Spool(self.database, settings.data / "spool")
         self.monitor = Monitor(self.database, self.models, settings.recent)
         self.monitor.watch(
@@ -63,7 +65,7 @@ class Station:
         self.monitor.watch(
             "anomaly_spotter_picture_room_bytes",
             "Disk space that pictures may still take; below zero nothing is inspected.",
-            self.pictures.room,
+            disk.room,
         )
         self.inspector = Inspector(
             self.models, self.pictures, self.database, self.spool, self.monitor, settings.limits
