@@ -203,6 +203,13 @@ def expect() -> Any:
     return sync_api.expect
 
 
+@contextmanager
+def leading_on(page: Any) -> Iterator[None]:
+    """Around what leads to another page: ends when that one is there with its styles and scripts."""
+    with page.expect_navigation(timeout=PATIENCE):
+        yield
+
+
 def drop(page: Any, *paths: Path) -> None:
     """Let files or folders fall into the middle of a page, as the system's own drag and drop would."""
     session = page.context.new_cdp_session(page)

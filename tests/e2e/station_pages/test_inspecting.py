@@ -6,7 +6,7 @@ import base64
 import re
 from typing import TYPE_CHECKING, Any
 
-from tests.e2e.station_pages.conftest import drop
+from tests.e2e.station_pages.conftest import drop, leading_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,8 +56,8 @@ def test_a_dropped_defect_is_called_shown_corrected_and_found_again(site, opens,
     page.locator("[data-zoom=fit]").click()
     assert transform(page) == whole
 
-    page.get_by_role("link", name="Correct this verdict").click()
-    page.wait_for_url("**/history/*#review")  # with its scripts
+    with leading_on(page):
+        page.get_by_role("link", name="Correct this verdict").click()
     page.locator(".choice", has_text="OK").click()
     page.get_by_label("Note").fill("only a shadow <b>")
     page.get_by_role("button", name="Save").click()
@@ -183,8 +183,8 @@ def test_it_works_by_keyboard_alone(site, opens, expect):
         page.keyboard.press("Tab")
         if link.evaluate("element => element === document.activeElement"):
             break
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/history/*#review")
+    with leading_on(page):
+        page.keyboard.press("Enter")
     expect(page.locator("#review")).to_be_focused()
     page.keyboard.press("Tab")
     expect(page.locator("#review input[value=DEFECT]")).to_be_focused()

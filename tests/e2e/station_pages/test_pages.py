@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from tests.e2e.station_pages.conftest import leading_on
+
 PAGES = ("inspect", "history", "train", "models", "monitor", "account", "login")
 SIZES = {"desktop": (1280, 900), "tablet": (820, 1180)}
 
@@ -52,7 +54,8 @@ def test_every_page_is_sound(site, opens, expect, size):
         page.goto(f"{site.url}/{name}")
         assert page.evaluate(LOOK) == [], name
     page.goto(site.history_page)
-    page.locator(".tile").first.click()
+    with leading_on(page):
+        page.locator(".tile").first.click()
     expect(page.locator("picture-viewer")).to_be_visible()
     assert page.evaluate(LOOK) == []
 
@@ -61,16 +64,19 @@ def test_the_language_is_that_of_the_browser_until_another_is_chosen(site, opens
     page = opens(f"{site.url}/train", locale="it-IT")
     expect(page.locator("h1")).to_have_text("Addestra")
     expect(page.locator("html")).to_have_attribute("lang", "it")
-    page.get_by_role("button", name="English").click()
+    with leading_on(page):
+        page.get_by_role("button", name="English").click()
     expect(page.locator("h1")).to_have_text("Train")
     page.goto(f"{site.url}/models")
     expect(page.locator("h1")).to_have_text("Models")
-    page.get_by_role("button", name="Italiano").click()
+    with leading_on(page):
+        page.get_by_role("button", name="Italiano").click()
     expect(page.locator("h1")).to_have_text("Modelli")
     site.inspect(site.pictures / "bad/001.png")
     page.goto(site.history_page)
     expect(page.locator(".tile .tag")).to_have_text("DIFETTO")
-    page.locator(".tile").click()
+    with leading_on(page):
+        page.locator(".tile").click()
     expect(page.locator(".verdict strong")).to_have_text("DIFETTO")
     expect(page.locator(".keys").first).to_contain_text(re.compile(r"Punteggio\s*\d+,\d"))
 
@@ -79,17 +85,18 @@ def test_colours_follow_the_system_and_the_switch(site, opens, expect):
     page = opens(f"{site.url}/models", scheme="dark")
 
     def ground() -> str:
-        expect(page.locator("body")).not_to_have_css("background-color", "rgba(0, 0, 0, 0)")  # page reloads
         return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
     dark = ground()
     assert max(map(int, re.findall(r"\d+", dark))) < 50
-    page.locator("#theme").click()  # from "as the system" to light
+    with leading_on(page):
+        page.locator("#theme").click()  # from "as the system" to light
     expect(page.locator("html")).to_have_attribute("data-theme", "light")
     assert min(map(int, re.findall(r"\d+", ground()))) > 200
     page.goto(f"{site.url}/monitor")
     expect(page.locator("html")).to_have_attribute("data-theme", "light")
-    page.locator("#theme").click()
+    with leading_on(page):
+        page.locator("#theme").click()
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
     page.emulate_media(color_scheme="light")
     assert ground() == dark

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.station_pages.conftest import serving
+from tests.e2e.station_pages.conftest import leading_on, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,8 @@ def test_people_sign_in_and_see_what_they_may(guarded, opens, expect, complaints
     expect(page.get_by_role("button", name="Activate")).to_have_count(0)
     page.goto(f"{guarded}/account")
     expect(page.locator("#users")).to_have_count(0)
-    page.get_by_role("button", name="Sign out").click()
+    with leading_on(page):
+        page.get_by_role("button", name="Sign out").click()
     expect(page).to_have_url(f"{guarded}/login")
 
     page.get_by_label("Name").fill("anna")

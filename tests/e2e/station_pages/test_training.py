@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from anomaly_spotter import Spotter
-from tests.e2e.station_pages.conftest import PATIENCE, dim, drop
+from tests.e2e.station_pages.conftest import PATIENCE, dim, drop, leading_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,8 +42,8 @@ def test_a_dropped_folder_becomes_a_model_that_inspects(site, opens, expect, tmp
     page.locator("[name=rate]").select_option("0.05")
     audit.locator("summary").click()
     page.locator("[name=long_side]").fill("96")
-    audit.get_by_role("button", name="Train").click()
-
+    with leading_on(page):
+        audit.get_by_role("button", name="Train").click()
     expect(page).to_have_url(re.compile(r"/train/[0-9a-f]{32}$"))
     expect(page.locator("h1")).to_have_text(name)
     expect(page.get_by_text("The model is ready.")).to_be_visible(timeout=LONG)  # told by server-sent events
@@ -52,9 +52,9 @@ def test_a_dropped_folder_becomes_a_model_that_inspects(site, opens, expect, tmp
     expect(page.locator(".log")).to_contain_text("left out")
     page.get_by_role("button", name="Activate").click()
     expect(page.locator(".badge.active")).to_be_visible()
-    page.get_by_role("link", name="Inspect with it").click()
+    with leading_on(page):
+        page.get_by_role("link", name="Inspect with it").click()
     expect(page.locator("#model")).to_have_value(name)
-    expect(page.locator("picture-source:defined")).to_be_visible()  # its script listens
     page.set_input_files("#files", str(site.pictures / "bad/005.png"))
     expect(page.locator("#result .verdict strong")).to_have_text("DEFECT")
     expect(page.locator(".verdict .which")).to_contain_text(name)
@@ -70,7 +70,8 @@ def test_a_network_shows_its_learning_curve(site, opens, expect, tmp_path):
     page.locator("#audit summary").click()
     page.locator("[name=long_side]").fill("64")
     page.locator("[name=epochs]").fill("2")
-    page.locator("#audit").get_by_role("button", name="Train").click()
+    with leading_on(page):
+        page.locator("#audit").get_by_role("button", name="Train").click()
     expect(page.get_by_text("The model is ready.")).to_be_visible(timeout=LONG)
     curves = page.locator("#curves-title ~ svg .line")
     expect(curves).to_have_count(2)
@@ -83,9 +84,9 @@ def test_a_training_is_cancelled_and_says_so(site, opens, expect):
     page.locator("[name=folder]").select_option("good")
     page.locator("good-pictures").get_by_role("button", name="Check").click()
     page.locator("[name=preset]").select_option("unet")
-    page.locator("#audit").get_by_role("button", name="Train").click()
+    with leading_on(page):
+        page.locator("#audit").get_by_role("button", name="Train").click()
     expect(page.locator("#job progress")).to_be_visible()
-    page.wait_for_load_state()  # the page's scripts are there
     cancel = page.get_by_role("button", name="Cancel")
     cancel.hover()
     page.mouse.down()
@@ -121,7 +122,8 @@ def test_drift_raises_an_alarm_and_one_click_recalibrates(site, opens, expect, m
             client.put(f"/api/v1/inspections/{each['id']}/review", json={"verdict": "OK"}).raise_for_status()
     page.reload()
     expect(page.locator(".drift")).to_contain_text("from 24 good parts that a person has confirmed")
-    button.click()
+    with leading_on(page):
+        button.click()
     expect(page.get_by_text("The model is ready.")).to_be_visible(timeout=LONG)
     assert (models / f"{name}.spot").exists()
     expect(page.locator(".keys")).to_contain_text(f"{name}.v2")
