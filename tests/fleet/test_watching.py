@@ -21,6 +21,8 @@ from anomaly_spotter.fleet import watching
 from anomaly_spotter.fleet.watching import Mqtt, Watch, Webhook
 from tests.conftest import draw_part, write_png
 
+PATIENCE = 120.0  # seconds; a loaded machine is slow
+
 
 @pytest.fixture
 def camera(tmp_path):
@@ -69,7 +71,7 @@ def test_each_picture_is_inspected_once_across_restarts(spotter, camera):
 
 def test_a_picture_that_is_still_being_written_waits(spotter, camera):
     content = drop(camera.parent, "whole.png").read_bytes()
-    watch = make(spotter, camera, settle=0.3)
+    watch = make(spotter, camera, settle=2.0)
     found: list[dict] = []
     stop = threading.Event()
     thread = threading.Thread(target=watch.run, args=(found.append, stop), kwargs={"interval": 0.02})
@@ -80,7 +82,7 @@ def test_a_picture_that_is_still_being_written_waits(spotter, camera):
             file.flush()
             time.sleep(0.1)
             assert found == []
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while not found and time.monotonic() < deadline:
         time.sleep(0.02)
     stop.set()
@@ -159,18 +161,18 @@ def test_mqtt_delivers_to_a_real_broker(spotter, camera, tmp_path):
         client.on_connect = lambda *_: client.subscribe("line1/verdicts", qos=1)
         client.on_subscribe = lambda *_: subscribed.set()
         client.on_message = lambda *arguments: heard.append(json.loads(arguments[2].payload))
-        for _ in range(100):
+        for _ in range(1000):
             try:
                 client.connect("127.0.0.1", port)
                 break
             except OSError:
                 time.sleep(0.05)
         client.loop_start()
-        assert subscribed.wait(10)
+        assert subscribed.wait(PATIENCE)
         drop(camera, "a.png", defect=True)
         (result,) = run(make(spotter, camera, messengers=[Mqtt(f"mqtt://127.0.0.1:{port}/line1/verdicts")]))
         assert result["undelivered"] == []
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while not heard and time.monotonic() < deadline:
             time.sleep(0.02)
         assert heard[0]["verdict"] == result["verdict"]
@@ -214,14 +216,14 @@ def test_the_command_line_watches_until_it_is_told_to_stop(bundle, camera, tmp_p
     process = subprocess.Popen(
         [*command, "--settle", "0.1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not (tmp_path / "o" / "a.png.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     drop(camera, "b.png", defect=True)
     while not (tmp_path / "o" / "b.png.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    printed, errors = process.communicate(timeout=30)
+    printed, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert printed.splitlines()[0].split() == ["time", "verdict", "score", "p", "regions", "picture"]
     assert "2 inspected" in printed.splitlines()[-1]
