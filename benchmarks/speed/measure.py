@@ -379,7 +379,8 @@ def peer(python: Path, good: Path, test: list[Path], folder: Path) -> dict[str, 
     paths = folder / "peer.json"
     paths.write_text(json.dumps([str(path) for path in test]))
     command = [python, "-c", _PEER, good, paths, folder / "peer"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # It leaves a cache of compiled models where it is started.
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
     found = json.loads(done.stdout.strip().splitlines()[-1])
     return {name: round(value, 2) for name, value in found.items()}
 
