@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
@@ -322,21 +323,28 @@ def _candidates(geometry: Geometry, trial: _Trial) -> Iterator[Candidate]:
         return None if place.reason is not None else geometry.preprocessor.prepare(pixels, place)
 
     learned = [found for index in trial.learn if (found := canvas(good[index])) is not None]
-    held = [canvas(good[index]) for index in hold]
-    lit = [canvas(relit(good[index], *_LIGHT[number % 2])) for number, index in enumerate(hold)]
-    corrupted = [canvas(pixels) for pixels in trial.defects]
     if len(learned) < 2:
         return
     grids = GoodGrids.fit(learned, config.model, config.training.seed)
-    features = [None if one is None else grids.features.of(one) for one in (*held, *lit, *corrupted)]
-    for name, places in _models(geometry, config.model.dimensions):
+    kinds = list(_models(geometry, config.model.dimensions))
+    models = []
+    for name, places in kinds:
         settings = config.model.model_copy(update={"name": name, "places": places})
-        model, _ = feature_model(name).fit(grids, settings, config.training.seed)
-        maps = [None if grid is None else model.distances(grid).numpy() for grid in features]
-        counts = _counting_cells(geometry.preprocessor)
+        models.append(feature_model(name).fit(grids, settings, config.training.seed)[0])
+    features = grids.features
+    del grids, learned  # as large as all that is computed below together
+    maps: list[list[NDArray[np.float32] | None]] = [[] for _ in models]
+    lit = (relit(good[index], *_LIGHT[number % 2]) for number, index in enumerate(hold))
+    for pixels in chain((good[index] for index in hold), lit, trial.defects):
+        one = canvas(pixels)
+        grid = None if one is None else features.of(one)
+        for model, own in zip(models, maps, strict=True):
+            own.append(None if grid is None else model.distances(grid).numpy())
+    counts = _counting_cells(geometry.preprocessor)
+    for (name, places), own in zip(kinds, maps, strict=True):
         for scoring in _scorings(config.scoring):
-            scores = _scores(maps, len(held), scoring, counts)
-            shares = _found(scores[: 2 * len(held)], scores[2 * len(held) :])
+            scores = _scores(own, len(hold), scoring, counts)
+            shares = _found(scores[: 2 * len(hold)], scores[2 * len(hold) :])
             yield Candidate(geometry, name, places, scoring, shares)
 
 
