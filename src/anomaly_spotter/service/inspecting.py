@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -23,8 +21,7 @@ from anomaly_spotter.views.files import encode_picture
 from anomaly_spotter.views.terminal import inspection_to_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Iterator, Mapping, Sequence
 
     from anomaly_spotter.inputs.decode import Picture
     from anomaly_spotter.scoring.inspection import Inspection
@@ -34,9 +31,6 @@ if TYPE_CHECKING:
     from anomaly_spotter.service.registry import Registry
     from anomaly_spotter.service.settings import Limits
     from anomaly_spotter.service.spool import Spool
-
-
-_WRITERS = 16  # threads that wait for the disk, milliseconds a file until it is certain to be there
 
 
 class BusyError(SpotterError):
@@ -89,18 +83,8 @@ class Refused:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Evidence:
-    """The files of an inspection on their way to the disk; each will be its SHA-256."""
-
-    picture: Future[str]
-    heat: Future[str]
-    mask: Future[str] | None
-    normal: Future[str] | None
-
-
 class Inspector:
-    """Inspects for any number of threads at once; files are written beside the model and beside each other."""
+    """Inspects for any number of threads at once."""
 
     def __init__(
         self,
@@ -114,7 +98,6 @@ class Inspector:
         self._registry, self._pictures = registry, pictures
         self._database, self._spool, self._monitor, self._limits = database, spool, monitor, limits
         self._places = threading.BoundedSemaphore(limits.waiting)
-        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="evidence")
         self._running: set[str] = set()
         self._finished = threading.Condition()
 
@@ -162,10 +145,6 @@ class Inspector:
         uploads = [Upload(record.file, self._pictures.get(record.picture)) for record in records]
         return self.look(uploads, Order("", model))
 
-    def close(self) -> None:
-        """Let the files that are being written reach the disk."""
-        self._writers.shutdown()
-
     def _answers(
         self, uploads: Sequence[Upload], order: Order, key: str | None, known: Mapping[int, Record]
     ) -> list[Record | Refused]:
@@ -180,35 +159,30 @@ class Inspector:
         detector = self._registry.detector(order.model)
         detector.require(order.product)
         started = time.perf_counter()
-        answers: dict[int, Record | Refused] = dict(known)
-        looks: dict[int, Mapping[int, Picture]] = {}
-        for position, upload in enumerate(uploads):
-            if position in known:
-                continue
-            decoded = self._decoded(detector, upload)
-            if isinstance(decoded, Refused):
-                answers[position] = decoded
-            else:
-                looks[position] = decoded
-        pictures = [self._writers.submit(self._pictures.put, uploads[position].data) for position in looks]
-        found = detector.inspect(list(looks.values()), _wish(order)) if looks else []
+        decoded: list[Mapping[int, Picture] | Refused | Record] = [
+            known[position] if position in known else self._decoded(detector, upload)
+            for position, upload in enumerate(uploads)
+        ]
+        looks = [each for each in decoded if not isinstance(each, Refused | Record)]
+        found = iter(detector.inspect(looks, _wish(order)) if looks else [])
         taken = 1e3 * (time.perf_counter() - started) / max(1, len(looks))
-        evidence = [self._evidence(*each) for each in zip(pictures, found, strict=True)]
-        made = {
-            position: self._record(
-                uploads[position], inspection, files, detector, order, taken, key, position
-            )
-            for position, inspection, files in zip(looks, found, evidence, strict=True)
-        }
+        answers: list[Record | Refused] = []
+        fresh: list[Record] = []
+        for position, (upload, each) in enumerate(zip(uploads, decoded, strict=True)):
+            if isinstance(each, Refused | Record):
+                answers.append(each)
+                continue
+            record = self._record(upload, next(found), detector, order, taken, key, position)
+            fresh.append(record)
+            answers.append(record)
         try:
-            if made:
-                self._spool.write(list(made.values()))
+            if fresh:
+                self._spool.write(fresh)
         except IntegrityError:  # another station on this database was faster
             return self._answers(uploads, order, key, self._known(key or ""))
-        for record in made.values():
+        for record in fresh:
             self._monitor.count(record)
-        answers.update(made)
-        return [answers[position] for position in range(len(uploads))]
+        return answers
 
     def _decoded(self, detector: Detector, upload: Upload) -> dict[int, Picture] | Refused:
         name = upload.name or "picture"
@@ -222,29 +196,18 @@ class Inspector:
         except PictureError as error:
             return Refused(upload.name, str(error))
 
-    def _evidence(self, picture: Future[str], found: Inspection) -> _Evidence:
-        def file(make: Callable[[], bytes]) -> Future[str]:
-            return self._writers.submit(lambda: self._pictures.put(make()))
-
-        return _Evidence(
-            picture=picture,
-            heat=file(partial(heat_file, found)),
-            mask=file(partial(mask_file, found)) if found.mask.any() else None,
-            normal=None if found.normal is None else file(partial(encode_picture, found.normal)),
-        )
-
     def _record(
         self,
         upload: Upload,
         found: Inspection,
-        files: _Evidence,
         detector: Detector,
         order: Order,
         milliseconds: float,
         key: str | None,
         position: int,
     ) -> Record:
-        """The record of an inspection whose files are on the disk; the caller writes it."""
+        """Keep the evidence; the record itself is written by the caller, after it."""
+        mask = mask_file(found)
         values = inspection_to_dict(found)
         return Record(
             id=new_id(),
@@ -264,10 +227,10 @@ class Inspector:
             height=found.picture.shape[0],
             low=found.display_range[0],
             high=found.display_range[1],
-            picture=files.picture.result(),
-            heat=files.heat.result(),
-            mask=None if files.mask is None else files.mask.result(),
-            normal=None if files.normal is None else files.normal.result(),
+            picture=self._pictures.put(upload.data),
+            heat=self._pictures.put(heat_file(found)),
+            mask=None if mask is None else self._pictures.put(mask),
+            normal=None if found.normal is None else self._pictures.put(encode_picture(found.normal)),
             condition=None if found.condition is None else found.condition.to_dict(),
             milliseconds=round(milliseconds, 3),
             by=order.by,

@@ -153,9 +153,9 @@ def heat_file(inspection: Inspection) -> bytes:
     return encode_picture(index)
 
 
-def mask_file(inspection: Inspection) -> bytes:
-    """The defect mask as PNG."""
-    return encode_picture(mask_picture(inspection))
+def mask_file(inspection: Inspection) -> bytes | None:
+    """The defect mask as PNG, ``None`` where there is none."""
+    return encode_picture(mask_picture(inspection)) if inspection.mask.any() else None
 
 
 def drawn(record: Record, store: PictureStore, view: View) -> bytes | None:

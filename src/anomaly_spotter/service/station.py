@@ -95,7 +95,6 @@ class Station:
         """Stop what runs in the background and close the connections."""
         self.is_closing = True
         self.jobs.close()
-        self.inspector.close()
         self.retention.close()
         self.spool.close()
         self.database.close()
