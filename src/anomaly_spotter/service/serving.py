@@ -68,7 +68,9 @@ def listen(host: str, port: int) -> socket.socket:
         SpotterError: The address is in use, or not of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
+    # asyncio sends at once (TCP_NODELAY) only where the protocol is named; else each answer's body waits 40 ms for an
+    # acknowledgement of its header.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
