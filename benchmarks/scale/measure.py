@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--engines", default="onnxruntime,openvino-bf16")
     asked = parser.parse_args()
     cv2.setNumThreads(1)
+    provenance = stamp()  # before the first result changes a tracked file
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -95,7 +96,7 @@ def main() -> None:
                 write_json(
                     RESULTS,
                     {
-                        "measured": stamp(),
+                        "measured": provenance,
                         "load_average": load_average,
                         "threads": 1,
                         "data": data,
