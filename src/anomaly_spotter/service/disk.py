@@ -25,7 +25,7 @@ class Disk:
         reserve: Bytes to leave free, or 5 % of the disk where that is less.
     """
 
-    def __init__(self, folder: Path, reserve: int = 0) -> None:
+    def __init__(self, folder: Path, reserve: int) -> None:
         self._folder, self._reserve = folder, reserve
 
     def room(self) -> int:
